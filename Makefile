@@ -1,0 +1,46 @@
+# On a fresh machine: `make demo` or `make test`. Each sets up all that it needs in .venv, once.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+READY := .venv/.ready
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=offline
+COVERAGE := --cov=recsys --cov-report=term --cov-fail-under=90
+
+.PHONY: help setup demo test test-all lint format
+
+help:
+	@echo "make demo      the whole journey on data that the project makes itself"
+	@echo "make test      the tests, with coverage"
+	@echo "make test-all  the same and the long tests: faults, soak"
+	@echo "make lint      ruff and the type checker"
+	@echo "make format    let ruff mend what it can"
+	@echo "make setup     only the local .venv; PYTHON=python3.12 names another Python"
+
+setup: $(READY)
+
+# torch comes first and alone, so that pip takes the build that this machine's package sources prefer.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Found Python %d.%d, expected 3.11 or newer: make PYTHON=python3.11 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@echo "Setting up .venv; the first time takes a few minutes."
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e '.[cpu,reports,dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/recsys demo
+
+test: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slow" -n 2 $(COVERAGE)
+
+test-all: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 $(COVERAGE)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

@@ -1,0 +1,133 @@
+"""Nouns in flight: frozen dataclasses of tensors.
+
+Letters: B rows of a batch, n distinct items of a batch, q distinct texts, H history entries, T tokens,
+C category columns, V values of one category cell, M number columns, R supervised rows, D width.
+Lightning moves a frozen dataclass only if it has ``.to()``; ``DataLoader(pin_memory=True)`` calls ``.pin_memory()``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A dataclass whose fields are tensors, other batches, plain values or None."""
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        def one(value: object) -> object:
+            if isinstance(value, Tensor):
+                return change(value)
+            return value._each(change) if isinstance(value, Batch) else value
+
+        return type(self)(**{field.name: one(getattr(self, field.name)) for field in fields(self)})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same batch with every tensor on ``device``."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch(Batch):
+    """Tokenised texts, padded to the longest of the batch."""
+
+    ids: Tensor  # [q, T] int64
+    mask: Tensor  # [q, T] bool, True for a real token
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemBatch(Batch):
+    """The content of n distinct items. Exactly one of `text` and `text_vector` is set when items have text."""
+
+    index: Tensor  # [n] int64, row in the items table; -1 for an item the model has not seen in training
+    text: TextBatch | None = None  # [n, T], for an encoder that is trained
+    text_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
+    category: Tensor | None = None  # [n, C, V] int64 codes, 0 is padding or missing
+    number: Tensor | None = None  # [n, M] float32, scaled; NaN is missing
+
+    def take(self, rows: Tensor) -> Self:
+        """Some of the items."""
+        return self._each(lambda tensor: tensor[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserBatch(Batch):
+    """The user's side of B requests.
+
+    History entries index into the rows of `[items; queries]`: an entry `e < n` is item row `e` of the batch's
+    ItemBatch, an entry `e >= n` is query text `e - n` of `query_text` (a search that stands in the history).
+    """
+
+    history: Tensor  # [B, H] int64 entries, oldest first, padded at the end
+    history_mask: Tensor  # [B, H] bool, True for a real entry
+    position: Tensor | None = None  # [B, H] int64, order of each entry; gaps are allowed
+    event: Tensor | None = None  # [B, H] int64 codes of the kind of event, 0 is unknown
+    profile: Tensor | None = None  # [B, P, V] int64 codes of user categories, 0 is missing
+    profile_number: Tensor | None = None  # [B, M] float32, NaN is missing
+    context: Tensor | None = None  # [B, H + 1, X] int64 codes of the moment of each next event, 0 is missing
+    query: Tensor | None = None  # [B] int64 row of the query text, -1 for none
+    query_text: TextBatch | None = None  # [q, T]
+    query_vector: Tensor | None = None  # [q, W] float32, for a frozen encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrieverBatch(Batch):
+    """One training step of the retriever."""
+
+    items: ItemBatch | None  # None: the whole catalogue, which the trainer holds
+    users: UserBatch
+    row: Tensor  # [R] int64, row of `users` that each supervised target belongs to
+    step: Tensor  # [R] int64, number of history entries before the target: 0 .. H
+    target: Tensor  # [R] int64, row of `items`
+    seen_row: Tensor  # [E] int64, row of `users`
+    seen_item: Tensor  # [E] int64, row of `items` that this user has
+    seen_step: Tensor  # [E] int64, from this step on the item is no negative (0: at every step)
+    log_q: Tensor | None = None  # [n] float32, log of each item's chance to stand in the batch as a negative
+    tokens: int = 0  # real tokens or entries in this batch, for the rate that is logged
+
+    @property
+    def rows(self) -> int:
+        """Users' windows or queries in this batch."""
+        return len(self.users.history)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationBatch(Batch):
+    """B requests whose answers are known, to be ranked against the whole catalogue."""
+
+    users: UserBatch
+    step: Tensor  # [B] int64, the state that answers: the number of history entries
+    targets: Tensor  # [B, P] int64 item rows, padded with -1
+    grades: Tensor  # [B, P] float32
+    seen_row: Tensor  # [E] int64, row of `users`
+    seen_item: Tensor  # [E] int64, item row that is not recommended to this user again
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerBatch(Batch):
+    """B requests with K candidates each, to be judged a second time.
+
+    History entries and candidates index into `items`, the distinct items of the batch.
+    """
+
+    users: UserBatch
+    items: ItemBatch
+    item_vector: Tensor  # [n, D] float32, the retriever's vectors of `items`
+    user_vector: Tensor  # [B, D] float32, the retriever's vector of the request
+    candidate: Tensor  # [B, K] int64 rows of `items`, padded with -1 at the end
+    retriever_score: Tensor  # [B, K] float32
+    label: Tensor  # [B, K] float32 grade, 0 = not relevant
+    pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained
+    tokens: int = 0  # real tokens or states in this batch, for the rate that is logged
+
+    @property
+    def rows(self) -> int:
+        """Requests in this batch."""
+        return len(self.candidate)

@@ -1,0 +1,133 @@
+"""Who is asked about, what they had, and what would have been right: requests for evaluation and for inference."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recsys.batch import EvaluationBatch
+from recsys.data.datasets import Features, Local, Past, search_past
+from recsys.data.prepare import Prepared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """Requests in a fixed order. A request is a user at a moment, a query, or both."""
+
+    users: np.ndarray  # [R] int64, -1 for nobody known
+    queries: np.ndarray  # [R] int64, -1 for none
+    ends: np.ndarray  # [R] int64, row of the layout where the visible history ends
+    target_rows: list[np.ndarray]  # items that are right, each [P]
+    grades: list[np.ndarray]
+    moments: np.ndarray  # [R] int64, row of the layout whose context is the moment, -1 for unknown
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, rows: np.ndarray) -> "Requests":
+        """Some of the requests."""
+        return Requests(
+            users=self.users[rows], queries=self.queries[rows], ends=self.ends[rows], moments=self.moments[rows],
+            target_rows=[self.target_rows[row] for row in rows], grades=[self.grades[row] for row in rows],
+        )  # fmt: skip
+
+
+def user_requests(data: Prepared, stage: int) -> Requests:
+    """One request for each user with a target in `stage`: everything before the first such row is seen, all are right."""
+    histories = data.histories
+    assert histories is not None
+    rows = np.flatnonzero((histories.stage == stage) & histories.target)
+    owner = np.searchsorted(histories.offsets, rows, side="right") - 1
+    users, first = np.unique(owner, return_index=True)
+    groups = np.split(rows, first[1:]) if len(users) else []
+    targets = [np.unique(histories.item[group]).astype(np.int64) for group in groups]
+    moments = np.array([group[0] for group in groups], dtype=np.int64)
+    none = np.full(len(users), -1)
+    return Requests(users=users, queries=none, ends=moments, moments=moments, target_rows=targets, grades=[np.ones(len(t)) for t in targets])
+
+
+def target_requests(data: Prepared, stage: int) -> Requests:
+    """One request for every target row of `stage`, at its own moment."""
+    histories = data.histories
+    assert histories is not None
+    rows = np.flatnonzero((histories.stage == stage) & histories.target)
+    users = np.searchsorted(histories.offsets, rows, side="right") - 1
+    targets = [histories.item[row : row + 1].astype(np.int64) for row in rows]
+    return Requests(
+        users=users, queries=np.full(len(rows), -1), ends=rows, moments=rows, target_rows=targets, grades=[np.ones(1)] * len(rows)
+    )
+
+
+def serving_requests(data: Prepared, until: str | float | None, users: np.ndarray) -> Requests:
+    """One request for each of `users`: everything before `until` is seen, nothing is known to be right."""
+    histories = data.histories
+    ends = histories.until(until)[users] if histories is not None else np.zeros(len(users), dtype=np.int64)
+    none, empty = np.full(len(users), -1), [np.zeros(0, dtype=np.int64)] * len(users)
+    return Requests(users=users, queries=none, ends=ends, moments=none, target_rows=empty, grades=empty)
+
+
+def query_requests(data: Prepared, rows: np.ndarray) -> Requests:
+    """One request for each query, with its relevant items."""
+    assert data.queries is not None
+    found = [data.queries.relevant(int(row)) for row in rows]
+    none = np.full(len(rows), -1)
+    users = data.queries.user[rows] if data.histories is not None else none
+    return Requests(
+        users=users, queries=rows, ends=none, moments=none,
+        target_rows=[item[grade > 0] for item, grade in found], grades=[grade[grade > 0] for _, grade in found],
+    )  # fmt: skip
+
+
+def request_pasts(features: Features, requests: Requests) -> list[Past]:
+    """The visible history of each request, at its moment where that is known."""
+    histories = features.data.histories
+    pasts = []
+    for user, query, end, moment in zip(requests.users, requests.queries, requests.ends, requests.moments, strict=True):
+        if query >= 0:
+            pasts.append(search_past(features, int(query)))
+            continue
+        before = np.inf if moment < 0 or histories is None else float(histories.order[moment])
+        past = features.latest(int(user), int(end), before)
+        pasts.append(past if moment < 0 or histories is None else past.at(histories.context[moment]))
+    return pasts
+
+
+def seen_items(data: Prepared, requests: Requests) -> list[np.ndarray]:
+    """What each request's user already had: the earlier target events. A search hides nothing."""
+    histories = data.histories
+    out = []
+    for user, query, end in zip(requests.users, requests.queries, requests.ends, strict=True):
+        if query >= 0 or user < 0 or histories is None:
+            out.append(np.zeros(0, dtype=np.int64))
+            continue
+        rows = slice(int(histories.offsets[user]), int(end))
+        out.append(np.unique(histories.item[rows][histories.target[rows]]).astype(np.int64))
+    return out
+
+
+def evaluation_batches(features: Features, requests: Requests, *, batch_size: int = 128, part: int = 0, parts: int = 1) -> Iterator[EvaluationBatch]:
+    """The requests dealt to one of several processes, in batches; uneven shares are fine."""
+    mine = np.arange(len(requests))[part::parts]
+    for start in range(0, len(mine), batch_size):
+        yield evaluation_batch(features, requests.take(mine[start : start + batch_size]))
+
+
+def evaluation_batch(features: Features, requests: Requests) -> EvaluationBatch:
+    """Requests as tensors; item rows are rows of the whole catalogue."""
+    data = features.data
+    pasts = request_pasts(features, requests)
+    seen = seen_items(data, requests)
+    width = max((len(items) for items in requests.target_rows), default=0)
+    targets = np.full((len(requests), max(width, 1)), -1, dtype=np.int64)
+    grades = np.zeros(targets.shape, dtype=np.float32)
+    for number, (items, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
+        targets[number, : len(items)], grades[number, : len(items)] = items, grade
+    return EvaluationBatch(
+        users=features.users(pasts, requests.users, requests.queries, Local(None, len(data.catalogue))),
+        step=torch.tensor([len(past.item) for past in pasts]),
+        targets=torch.from_numpy(targets),
+        grades=torch.from_numpy(grades),
+        seen_row=torch.from_numpy(np.repeat(np.arange(len(seen)), [len(items) for items in seen])),
+        seen_item=torch.from_numpy(np.concatenate(seen)),
+    )

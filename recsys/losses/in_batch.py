@@ -1,0 +1,97 @@
+"""Sampled softmax over in-batch, catalogue or all items: one loss for next-item and query-to-item.
+
+L = 1/R sum_r [ log sum_j exp(z_rj) - z_r,target ],   z_rj = s u_r . v_j - log q_j
+over the columns j that are not masked for row r. `log q` corrects for popular items standing in the batch more often
+(Bengio and Senecal 2008; Yi et al. 2019, eq. 3); the target's own column is corrected too, as there.
+Masked are items that the row's user already had (false negatives), by id, never the target itself.
+"""
+
+import torch
+from torch import Tensor
+
+
+def first_seen(rows: int, items: int, seen_row: Tensor, seen_item: Tensor, seen_step: Tensor) -> Tensor:
+    """[B, n] int32: the step from which on user b has item j; a huge number where never."""
+    never = torch.iinfo(torch.int32).max
+    table = torch.full((rows * items,), never, dtype=torch.int32, device=seen_row.device)
+    where = seen_row * items + seen_item
+    return table.scatter_reduce(0, where, seen_step.to(torch.int32), "amin").view(rows, items)
+
+
+def sampled_softmax(
+    users: Tensor,
+    items: Tensor,
+    target: Tensor,
+    *,
+    scale: Tensor,
+    seen: Tensor,
+    row: Tensor,
+    step: Tensor,
+    log_q: Tensor | None = None,
+    block: int = 512,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean loss over R rows.
+
+    Args:
+        users: [R, D] user vectors.
+        items: [n, D] item vectors, the columns.
+        target: [R] column of each row's positive.
+        scale: scalar, the inverse temperature.
+        seen: [B, n] from `first_seen`; row r masks column j when seen[row[r], j] <= step[r].
+        row: [R] row of `seen`.
+        step: [R] number of history entries before the target.
+        log_q: [n] log chance of each column to stand in the batch, or None.
+        block: rows whose logits exist at one time; memory is block x n.
+        dtype: of the matrix products; sums, exponentials and the softmax are float32 or wider.
+    """
+    return _BlockedSoftmax.apply(users, items, scale, target, seen, row, step, log_q, block, dtype)
+
+
+class _BlockedSoftmax(torch.autograd.Function):
+    """Loss and gradient in one pass over blocks of rows, so that the [R, n] logits never exist at once.
+
+    The gradient of softmax cross-entropy, (p - onehot) / R, is at hand in the forward pass; backward only scales it.
+    """
+
+    @staticmethod
+    def forward(ctx, users, items, scale, target, seen, row, step, log_q, block, dtype):  # noqa: ANN001, ANN205
+        wide = torch.promote_types(users.dtype, torch.float32)
+        product = users.dtype if users.dtype == torch.float64 else dtype
+        scaled = (users * scale).to(product)
+        columns = items.to(product)
+        grad_scaled = torch.empty(users.shape, dtype=wide, device=users.device)
+        grad_items = torch.zeros(items.shape, dtype=wide, device=items.device)
+        total = torch.zeros((), dtype=torch.float64, device=users.device)
+        with torch.autocast(users.device.type, enabled=False):
+            for start in range(0, len(users), block):
+                rows = slice(start, start + block)
+                logits = (scaled[rows] @ columns.T).to(wide)
+                total += _softmax_minus_onehot_(logits, target[rows], seen[row[rows]] <= step[rows, None], log_q)
+                chances = logits.to(product)
+                grad_scaled[rows] = (chances @ columns).to(wide)
+                grad_items += (chances.T @ scaled[rows]).to(wide)
+        count = max(len(users), 1)
+        grad_scale = (grad_scaled * users).sum() / count
+        ctx.save_for_backward(grad_scaled * (scale / count), grad_items / count, grad_scale)
+        return (total / count).to(wide)
+
+    @staticmethod
+    def backward(ctx, grad):  # noqa: ANN001, ANN205
+        grad_users, grad_items, grad_scale = ctx.saved_tensors
+        return grad_users * grad, grad_items * grad, grad_scale * grad, None, None, None, None, None, None, None
+
+
+def _softmax_minus_onehot_(logits: Tensor, target: Tensor, masked: Tensor, log_q: Tensor | None) -> Tensor:
+    """Turn a block of logits into (softmax - onehot) in place; return the sum of its losses (float64)."""
+    if log_q is not None:
+        logits -= log_q
+    at_target = logits.gather(1, target[:, None])
+    logits.masked_fill_(masked, float("-inf")).scatter_(1, target[:, None], at_target)
+    peak = logits.amax(dim=1, keepdim=True)
+    logits.sub_(peak).exp_()
+    mass = logits.sum(dim=1, keepdim=True)
+    loss = (mass.log() + peak - at_target).double().sum()
+    logits.div_(mass)
+    logits.scatter_add_(1, target[:, None], torch.full_like(at_target, -1.0))
+    return loss

@@ -1,0 +1,101 @@
+"""A causal transformer over a user's history: one state before every event, trained at every position.
+
+Pre-norm blocks with rotary positions (Su et al. 2021), so that a gap in the history keeps its width and a history longer
+than any in training still has sensible positions.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from recsys.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryEncoderConfig:
+    """Size of the history transformer."""
+
+    layers: int = 2
+    heads: int = 4
+    feedforward: int = 4
+    """Width of the feed-forward part, in multiples of the model width."""
+    dropout: float = 0.2
+    """On the output of each half block and on the entries."""
+    untied: bool = False
+    """Whether entries pass a linear map of their own before the first block."""
+
+
+class HistoryEncoder(nn.Module):
+    """[B, H, D] entries -> [B, H + 1, D] states; state t has seen entries 0 .. t - 1. State 0 is the same for all."""
+
+    def __init__(self, config: HistoryEncoderConfig, width: int) -> None:
+        super().__init__()
+        if width % (2 * config.heads):
+            raise InputError(f"model width {width} must be a multiple of 2 x heads ({config.heads}) for rotary positions.")
+        self.start = nn.Parameter(torch.randn(width) * 0.02)
+        self.entry = nn.Linear(width, width) if config.untied else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(_Block(config, width) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, entries: Tensor, position: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            entries: [B, H, D], padded at the end (padding is never seen by an earlier state).
+            position: [B, H] int64 order of the entries; the start stands one before the first.
+            condition: [B, D] added to every input (the profile), or None.
+        """
+        start = self.start.expand(len(entries), 1, -1)
+        x = self.dropout(torch.cat([start, self.entry(entries)], dim=1))
+        if condition is not None:
+            x = x + condition[:, None]
+        if position.shape[1]:
+            position = torch.cat([position[:, :1] - 1, position], dim=1)
+        else:
+            position = position.new_zeros(len(entries), 1)
+        turns = _rotations(position, self.blocks[0].head_width)
+        for block in self.blocks:
+            x = block(x, turns)
+        return self.norm(x.float())
+
+
+class _Block(nn.Module):
+    def __init__(self, config: HistoryEncoderConfig, width: int) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.head_width = width // config.heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.up = nn.Linear(width, config.feedforward * width)
+        self.down = nn.Linear(config.feedforward * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.dropout(self.out(self._attend(self.norm_attention(x), turns)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm_feedforward(x)))))
+
+    def _attend(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+        rows, length, width = x.shape
+        q, k, v = self.qkv(x).view(rows, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(_rotate(q, turns), _rotate(k, turns), v.float(), is_causal=True)
+        return mixed.transpose(1, 2).reshape(rows, length, width)
+
+
+def _rotations(position: Tensor, head_width: int, base: float = 500.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, 1, T, head_width / 2] of every position. Histories are short: a small base separates neighbours."""
+    half = head_width // 2
+    speed = base ** (-torch.arange(half, device=position.device, dtype=torch.float32) / half)
+    angle = position[:, None, :, None].float() * speed
+    return angle.cos(), angle.sin()
+
+
+def _rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate pairs of channels, in float32."""
+    cosine, sine = turns
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

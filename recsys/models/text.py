@@ -1,0 +1,209 @@
+"""Tokens -> vectors: a BERT-like encoder, frozen, with adapters, or trained in full."""
+
+import copy
+import inspect
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel
+from transformers.utils import logging
+
+from recsys.batch import TextBatch
+from recsys.config import TextConfig, resolve_pretrained
+from recsys.errors import InputError
+
+
+class TextEncoder(nn.Module):
+    """A text model and its pooling. Vectors are not normalised.
+
+    Frozen: no gradient and always in eval mode. LoRA: adapters on the attention's query and value learn, the rest is
+    fixed. Full: every weight learns. The model's own pooling layer is left out: it would have no gradient.
+    """
+
+    def __init__(self, model: nn.Module, width: int, config: TextConfig) -> None:
+        super().__init__()
+        self.model: Any = model  # transformers' own, or peft's around it
+        self.width = width
+        self.pooling: Literal["mean", "cls"] = config.pooling
+        self.frozen = config.mode == "frozen"
+        if self.frozen:
+            self.requires_grad_(False)
+        self.train()
+
+    @classmethod
+    def build(cls, config: TextConfig, vocab_size: int, pad_id: int = 0) -> "TextEncoder":
+        """The encoder that `config` describes, for token ids below `vocab_size`.
+
+        Weights come as safetensors only, in float32, and no code of the model's folder is run. Raises InputError if
+        they cannot be loaded, are not complete, or do not fit the tokenizer or `max_tokens`.
+        """
+        model = _from_scratch(config, vocab_size, pad_id) if config.from_scratch else _from_weights(config)
+        _check_fit(model, config, vocab_size)
+        width = model.config.hidden_size
+        return cls(_with_adapters(model, config) if config.mode == "lora" else model, width, config)
+
+    @classmethod
+    def load(cls, folder: Path | str, config: TextConfig) -> "TextEncoder":
+        """What `save` wrote, for inference: frozen, in eval mode, pooled as `config` says.
+
+        To train it further, build from a config whose `model` is the folder.
+        """
+        if not (Path(folder) / "config.json").is_file():
+            raise InputError(f"{folder} is no text model (no config.json); expected what TextEncoder.save wrote.")
+        return cls.build(replace(config, model=str(folder), mode="frozen"), vocab_size=0)
+
+    def save(self, folder: Path | str) -> None:
+        """Write config.json and safetensors as `from_pretrained` reads them, adapters merged into the weights."""
+        model = self.model
+        if hasattr(model, "merge_and_unload"):
+            model = copy.deepcopy(model).merge_and_unload()  # the copy, so that training can go on
+        with without_reports():
+            model.save_pretrained(folder)
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """Switch dropout; a frozen encoder stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def states(self, batch: TextBatch) -> Tensor:
+        """[q, T, W], one state per token; those of padding mean nothing."""
+        if len(batch.ids) == 0:  # one row that is dropped again, so that absent texts still touch the parameters
+            row = torch.zeros((1, 1), dtype=torch.int64, device=batch.ids.device)
+            return self.model(input_ids=row, attention_mask=row + 1).last_hidden_state[:0]
+        return self.model(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+
+    def forward(self, batch: TextBatch) -> Tensor:
+        """[q, W] float32: the mean over the real tokens, or the first token's state."""
+        states = self.states(batch).float()
+        if self.pooling == "cls":
+            return states[:, 0]
+        mask = batch.mask[:, : states.shape[1], None].to(states.dtype)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def encode_all(
+    encoder: TextEncoder,
+    cache_batch: Callable[[np.ndarray], TextBatch],
+    lengths: np.ndarray,
+    batch_tokens: int = 8192,
+    autocast: torch.dtype | None = None,
+) -> np.ndarray:
+    """[n, W] float32 vectors of n texts, in their order.
+
+    Texts of like length share a batch of at most `batch_tokens`, padding included (one text at least): little is
+    computed for padding, and the largest batch comes first, so that too little memory shows at once.
+    """
+    device, training = next(encoder.parameters()).device, encoder.training
+    vectors = np.empty((len(lengths), encoder.width), dtype=np.float32)
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    encoder.eval()
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, batch_tokens // max(1, int(lengths[order[start]])))]
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            vectors[rows] = encoder(cache_batch(rows).to(device)).cpu().numpy()
+        start += len(rows)
+    encoder.train(training)
+    return vectors
+
+
+def _from_scratch(config: TextConfig, vocab_size: int, pad_id: int) -> PreTrainedModel:
+    if config.width % config.heads:
+        raise InputError(f"text.width {config.width} is no multiple of text.heads {config.heads}; change one of them.")
+    shape = BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.width,
+        max_position_embeddings=max(512, config.max_tokens),
+        pad_token_id=pad_id,
+    )
+    return BertModel(shape, add_pooling_layer=False)
+
+
+def _from_weights(config: TextConfig) -> PreTrainedModel:
+    try:
+        with without_reports():
+            model, found = _load_weights(resolve_pretrained(config.model))
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"Text model {config.model!r} could not be loaded ({_first_line(error)}). Expected config.json without "
+            "custom code and safetensors weights, in a folder, as pkg:NAME, or at Hugging Face within reach."
+        ) from error
+    if found["missing_keys"]:
+        names = sorted(found["missing_keys"])
+        raise InputError(
+            f"The weights of text model {config.model!r} lack {len(names)} tensors that its config.json asks for "
+            f"({', '.join(names[:3])} ...); expected a folder written by save_pretrained."
+        )
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _load_weights(source: str) -> tuple[PreTrainedModel, dict[str, set[str]]]:
+    shape = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    kind = MODEL_MAPPING[type(shape)]
+    poolable = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    return AutoModel.from_pretrained(
+        source,
+        config=shape,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        output_loading_info=True,
+        **({"add_pooling_layer": False} if poolable else {}),
+    )
+
+
+def _with_adapters(model: PreTrainedModel, config: TextConfig) -> nn.Module:
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on query and value, or on every linear layer where peft does
+    not know the architecture's names for them."""
+    from peft import LoraConfig, get_peft_model  # seconds to import, and most runs do not need it
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    target = KNOWN.get(model.config.model_type, "all-linear")
+    return get_peft_model(model, LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=target))
+
+
+def _check_fit(model: PreTrainedModel, config: TextConfig, vocab_size: int) -> None:
+    known = getattr(model.config, "vocab_size", None)
+    if known is None or model.config.is_encoder_decoder:
+        kind = model.config.model_type
+        raise InputError(f"Model {config.model!r} ({kind}) is no text encoder; choose one such as a BERT.")
+    if vocab_size > known:
+        raise InputError(
+            f"The tokenizer has {vocab_size} tokens, but text model {config.model!r} knows {known}; "
+            "use the tokenizer that belongs to the model."
+        )
+    longest = getattr(model.config, "max_position_embeddings", None) or config.max_tokens
+    if 0 < longest < config.max_tokens:
+        raise InputError(
+            f"text.max_tokens is {config.max_tokens}, but text model {config.model!r} has {longest} positions; "
+            f"set text.max_tokens: {longest} or lower."
+        )
+
+
+@contextmanager
+def without_reports() -> Generator[None]:
+    """No progress bar and no report on the pooling layer that is left out on purpose."""
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

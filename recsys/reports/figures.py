@@ -1,0 +1,273 @@
+"""Curves, bars and thumbnails, as text that stands inside an HTML page. The only file that imports matplotlib.
+
+Unusual here: figures are drawn in stand-in colours that become CSS variables, so that one SVG serves the light and the
+dark page. Text stays text, in the page's own font.
+"""
+
+import base64
+import html
+import io
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recsys.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, GRID = "#000001", "#000002", "#000003"
+LOUD = ("#0000a1", "#0000a2", "#0000a3", "#0000a4", "#0000a5", "#0000a6")
+QUIET = ("#0000b1", "#0000b2", "#0000b3")
+VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"}
+VARIABLES |= {colour: f"loud-{i}" for i, colour in enumerate(LOUD, 1)}
+VARIABLES |= {colour: f"quiet-{i}" for i, colour in enumerate(QUIET, 1)}
+
+UNITS_PER_INCH = 72  # matplotlib's SVG units
+WIDTH = 490  # of a figure in CSS pixels: about what it gets on the page, so that 12 units of text are 12 pixels
+MAIN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr", "coverage@10", "gini@10", "novelty@10")
+QUALITY = ("ndcg", "recall", "mrr", "map", "hit")  # what the validation curves show, besides the loss
+MOST_CURVES = 5  # in one panel
+POINTS_SHOWN = 240  # a curve with more points is averaged down to these
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One measure over the steps of a training run."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bars:
+    """One stage's value in each group; a group that is absent has no bar."""
+
+    name: str
+    values: Mapping[str, float]
+    quiet: bool = False
+    """Drawn in grey: a baseline."""
+
+
+def draw_training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Figures by caption from the lines of metrics.jsonl, whose keys may differ; empty where nothing was logged."""
+    keys = sorted({key for line in lines for key in line} - {"step", "epoch"})
+    quality = [key for key in keys if key.startswith("valid/") and key.split("/")[1].startswith(QUALITY)]
+    whole = [key for key in quality if key.count("/") == 1]  # the segments stand in the bars
+    rates = [key for key in keys if key.split("/")[-1].startswith(("lr", "learning_rate"))]
+    panels = {
+        "Loss": ([key for key in keys if "loss" in key], 280),
+        "Validation": (_important(whole), 280),
+        "Learning rate": (rates, 170),
+        "Speed, rows per second": ([key for key in keys if key.endswith("rows_per_s")], 170),
+    }
+    figures = {}
+    for title, (names, height) in panels.items():
+        curves = [curve for key in names if (curve := _curve(lines, key)).steps][:MOST_CURVES]
+        if curves:
+            figures[title] = draw_curves(curves, title=f"{title} by step", size=(WIDTH, height))
+    return figures
+
+
+def draw_curves(curves: Sequence[Curve], *, title: str, size: tuple[int, int] = (WIDTH, 280)) -> str:
+    """Lines over steps as one inline SVG; `title` is what a screen reader says, `size` is in CSS pixels.
+
+    More than `POINTS_SHOWN` points are averaged in equal neighbouring groups. Raises InputError without matplotlib.
+    """
+    with _axes(size) as (figure, axes):
+        axes.margins(x=0.02)
+        for curve, colour in zip(curves, _cycle(LOUD), strict=False):
+            steps, values = average(curve.steps), average(curve.values)
+            marker = "o" if len(steps) <= 40 else None
+            axes.plot(steps, values, color=colour, label=curve.name, linewidth=1.8, marker=marker, markersize=4)
+        if min(min(curve.values) for curve in curves) >= 0:
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("step", color=MUTED)
+        axes.locator_params(axis="x", integer=True, nbins=7)
+        axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+        _legend(axes, len(curves))
+        return _svg(figure, title)
+
+
+def draw_bars(
+    series: Sequence[Bars], groups: Sequence[str], *, title: str, size: tuple[int, int] = (WIDTH, 280)
+) -> str:
+    """Grouped bars with their values above them, as one inline SVG; arguments as in `draw_curves`."""
+    loud, quiet = _cycle(LOUD), _cycle(QUIET)
+    width = 0.84 / len(series)
+    with _axes(size) as (figure, axes):
+        for number, bars in enumerate(series):
+            shown = [(place, bars.values[group]) for place, group in enumerate(groups) if group in bars.values]
+            left = [place + (number - (len(series) - 1) / 2) * width for place, _ in shown]
+            drawn = axes.bar(
+                left,
+                [value for _, value in shown],
+                width=width * 0.9,
+                color=next(quiet if bars.quiet else loud),
+                label=bars.name,
+            )
+            if len(series) * len(groups) <= 20:  # more labels than these run into each other
+                axes.bar_label(drawn, [brief(value) for _, value in shown], padding=2, fontsize=10, color=MUTED)
+        axes.margins(y=0.1)
+        axes.set_xticks(range(len(groups)), groups, fontsize=12, color=INK)
+        axes.tick_params(axis="x", length=0)
+        _legend(axes, len(series))
+        return _svg(figure, title)
+
+
+def number(value: float | None) -> str:
+    """Three decimals below one, two above, a dash where there is no finite value."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:,.2f}"
+
+
+def duration(seconds: float | None) -> str:
+    """0.42 s, 12 s, 3 min 20 s, 2 h 5 min; a dash where it was not measured."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+
+
+def metric_label(name: str) -> str:
+    """ndcg@10 -> nDCG@10, recall@10 -> Recall@10, mrr -> MRR."""
+    base, at, depth = name.partition("@")
+    known = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+    return known.get(base, base[:1].upper() + base[1:]) + at + depth
+
+
+def is_finite(value: object) -> bool:
+    """Whether it is a number that can be shown; JSON written by Python may hold NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def brief(value: float) -> str:
+    """Two decimals without the leading zero, for a label above a bar: 0.414 -> .41, 0.001 -> <.01, 0 -> 0."""
+    if value == 0:
+        return "0"
+    return "<.01" if 0 < value < 0.005 else f"{value:.2f}".removeprefix("0")
+
+
+def average(values: Sequence[float], most: int = POINTS_SHOWN) -> list[float]:
+    """Means of at most `most` equal groups of neighbours; the values themselves where they are few enough."""
+    if len(values) <= most:
+        return list(values)
+    return [float(part.mean()) for part in np.array_split(np.asarray(values, dtype=float), most)]
+
+
+def thumbnail(path: Path, side: int = 112) -> str | None:
+    """The image as a small JPEG data URI, at most `side` pixels each way; None where it is missing or unreadable."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise needs_extra("pillow") from error
+    try:
+        with Image.open(path) as opened:
+            opened.draft("RGB", (side * 2, side * 2))  # JPEG: decode at about the size that is needed
+            image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    image.thumbnail((side, side))
+    page = Image.new("RGBA", image.size, "white")  # JPEG has no transparency
+    buffer = io.BytesIO()
+    Image.alpha_composite(page, image).convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _important(keys: Sequence[str]) -> list[str]:
+    """The main measures first, the others after them."""
+    order = {f"valid/{name}": place for place, name in enumerate(MAIN_METRICS)}
+    return sorted(keys, key=lambda key: order.get(key, len(order)))
+
+
+def _curve(lines: Iterable[Mapping[str, Any]], key: str) -> Curve:
+    """Finite values of `key` by step; where a step was logged twice (a resumed run), the later line counts."""
+    found = {line["step"]: line[key] for line in lines if is_finite(line.get("step")) and is_finite(line.get(key))}
+    steps = sorted(found)
+    name = metric_label(key.removeprefix("valid/")) if "loss" not in key else key
+    return Curve(name=name, steps=steps, values=[found[step] for step in steps])
+
+
+def needs_extra(package: str) -> InputError:
+    """The sentence for a package of the extra that is not there; the packages are imported where they are needed, so
+    that the table for the terminal works without them."""
+    return InputError(f"The report needs {package}, which is not installed: pip install 'recsys[reports]'")
+
+
+@contextmanager
+def _axes(size: tuple[int, int]) -> Iterator[tuple["Figure", "Axes"]]:
+    """A quiet pair of axes, without pyplot and its global state."""
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise needs_extra("matplotlib") from error
+    settings: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 12}
+    with rc_context(settings):
+        figure = Figure(figsize=(size[0] / UNITS_PER_INCH, size[1] / UNITS_PER_INCH), layout="constrained")
+        axes = figure.subplots()
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(GRID)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0, colors=MUTED)
+        yield figure, axes
+
+
+def _legend(axes: "Axes", entries: int) -> None:
+    if entries < 2:  # the caption says what it is
+        return
+    columns = entries if entries <= 4 else 3
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        ncols=columns,
+        frameon=False,
+        labelcolor=INK,
+        handlelength=1.1,
+        columnspacing=1.4,
+        borderaxespad=0.3,
+        borderpad=0,
+    )
+
+
+def _cycle(colours: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from colours
+
+
+def _svg(figure: "Figure", title: str) -> str:
+    """The figure as an SVG element that scales to its box, with CSS variables in place of colours."""
+    from matplotlib import rc_context
+
+    buffer = io.StringIO()
+    salt = f"{zlib.crc32(title.encode()):08x}"  # clip paths and markers keep ids; two figures must not share them
+    with rc_context({"svg.hashsalt": salt}):
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r" font-family: [^;\"]*;", "", text)
+    text = re.sub("|".join(VARIABLES), lambda found: f"var(--{VARIABLES[found[0]]})", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    opening = f'<svg {box[0] if box else ""} role="img" aria-label="{html.escape(title)}">'
+    return opening + text[text.index(">") + 1 :].strip()

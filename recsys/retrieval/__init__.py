@@ -1,0 +1,1 @@
+"""A checkpoint to vectors, index and candidates."""

@@ -1,0 +1,160 @@
+"""The roles of a user's columns, as settings: one dataclass a table, and what to do about split, history and faults."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from recsys.errors import InputError, nearest
+
+Policy = Literal["error", "drop", "keep"]
+
+TABLES = {
+    "items": ("items",),
+    "users": ("users",),
+    "interactions": ("interactions",),
+    "queries": ("queries",),
+    "relevance": ("relevance", "qrels"),
+}
+"""Every table and the names its file may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemsConfig:
+    """Roles of the items table's columns. Columns that are not named here are kept and not used."""
+
+    id: str = "item_id"
+    """Key column, integer or string."""
+    text: list[str] = field(default_factory=list)
+    """Text columns, joined with ". " in this order."""
+    category: list[str] = field(default_factory=list)
+    """Category columns: one value a cell, or a list column."""
+    number: list[str] = field(default_factory=list)
+    """Number columns; scaled by median and interquartile range of the table."""
+    image: str | None = None
+    """Column with a path below the data root, or bytes."""
+    separators: dict[str, str] = field(default_factory=dict)
+    """Category columns whose cells hold several values, with the string between them, e.g. {genres: ", "}."""
+
+    def __post_init__(self) -> None:
+        for name in self.separators:
+            if name not in self.category:
+                known = f"it is for columns of items.category.{nearest(name, self.category)}"
+                raise InputError(f"data.items.separators names {name!r}; {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsersConfig:
+    """Roles of the users table's columns. The table is optional."""
+
+    id: str = "user_id"
+    category: list[str] = field(default_factory=list)
+    number: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteractionsConfig:
+    """Roles of the interactions table's columns."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    order: str = "timestamp"
+    """Column that orders a user's rows: a timestamp (number, date or datetime) or a position."""
+    event: str | None = None
+    """Column that names the event (view, click, purchase, ...)."""
+    target_events: list[str] | None = None
+    """Events that are positives; null: every row."""
+    context: list[str] = field(default_factory=list)
+    """Category columns that describe the moment: page, device, hour, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriesConfig:
+    """Roles of the queries table's columns. The table is optional."""
+
+    id: str = "query_id"
+    text: str = "query"
+    user: str | None = None
+    """Column with the user who searched; with `order` the search can stand in the user's history."""
+    order: str | None = None
+    """Column on the same scale as interactions.order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelevanceConfig:
+    """Roles of the relevance table's columns (the file may also be called qrels)."""
+
+    query: str = "query_id"
+    item: str = "item_id"
+    grade: str | None = None
+    """Column with the grade, 0 = irrelevant; null: every row is relevant with grade 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How rows are dealt to train, valid and test."""
+
+    by: Literal["last", "time", "column"] = "last"
+    """last: each user's last target row is test, the one before it valid. time: rows from `valid_from` on are valid,
+    from `test_from` on test. column: the table says so itself."""
+    column: str = "split"
+    """Column with the words train, valid, test (by: column)."""
+    valid_from: float | str | None = None
+    """First order value, or ISO date, of the valid rows (by: time)."""
+    test_from: float | str | None = None
+    second: int = 0
+    """Number of each user's last train targets that the retriever is not trained on: the pruner learns from them."""
+    valid_queries: float = 0.1
+    """Share of queries dealt to valid by a hash of their id, where the queries table has no split column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryConfig:
+    """What a model may look at."""
+
+    until: str | float | None = None
+    """Rows from here on are hidden: the name of a split (valid, test), an order value or an ISO date.
+    null: every row is seen."""
+    max_items: int = 200
+    """Longest history, in entries; the latest are kept."""
+    queries: bool = False
+    """Whether a user's own searches stand in the history."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """What to do about faults that the user may accept. What is dropped is counted and written to a file."""
+
+    orphan: Policy = "error"
+    """A row that names an unknown item or user."""
+    image: Policy = "keep"
+    """A missing or unreadable image; keep: the item stays, its image becomes missing."""
+    text: Policy = "keep"
+    """An item without any text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set: a folder of tables and the roles of their columns."""
+
+    root: str
+    """Folder with NAME.parquet, NAME.csv or NAME/ (Parquet parts), or `hf:NAME` for a Hugging Face data set whose
+    subsets or splits bear the tables' names."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """Tables that lie elsewhere, e.g. {queries: other/queries.parquet}; `hf:NAME#SUBSET` is allowed too, and an empty
+    string leaves a table out."""
+    items: ItemsConfig
+    users: UsersConfig = field(default_factory=UsersConfig)
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    queries: QueriesConfig = field(default_factory=QueriesConfig)
+    relevance: RelevanceConfig = field(default_factory=RelevanceConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    cache: str = "cache"
+    """Folder for token, vector and layout caches; everything in it can be made again."""
+
+    def __post_init__(self) -> None:
+        for name in self.tables:
+            if name not in TABLES:
+                raise InputError(
+                    f"data.tables names {name!r}; the tables are {', '.join(TABLES)}.{nearest(name, TABLES)}"
+                )

@@ -1,0 +1,92 @@
+"""What each column of each table is for. Reading, checking and describing all start from this list."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from recsys.errors import nearest
+from recsys.tables.config import DataConfig, InteractionsConfig, ItemsConfig, QueriesConfig, SplitConfig
+
+RoleKind = Literal["key", "link", "text", "category", "number", "order", "image", "event", "split", "grade"]
+
+
+@dataclass(frozen=True)
+class Role:
+    """What one column of a table is for."""
+
+    column: str
+    kind: RoleKind
+    table: str = ""
+    """The table whose keys a key or link holds."""
+    required: bool = True
+    """Whether the column must be there and (key, link, order) filled in every row."""
+    setting: str = ""
+    """The setting that names the column, for messages."""
+
+
+def roles(config: DataConfig, table: str) -> list[Role]:
+    """The roles that `config` gives to columns of `table`, keys and links first."""
+    match table:
+        case "items":
+            return _item_roles(config.items)
+        case "users":
+            users = config.users
+            key = Role(users.id, "key", "users", setting="users.id")
+            return [key, *_many(users.category, "category", "users"), *_many(users.number, "number", "users")]
+        case "interactions":
+            return _interaction_roles(config.interactions, config.split)
+        case "queries":
+            return _query_roles(config.queries, config.split)
+        case _:
+            relevance = config.relevance
+            grade = [Role(relevance.grade, "grade", setting="relevance.grade")] if relevance.grade else []
+            query = Role(relevance.query, "link", "queries", setting="relevance.query")
+            return [query, Role(relevance.item, "link", "items", setting="relevance.item"), *grade]
+
+
+def _many(columns: list[str], kind: RoleKind, table: str) -> list[Role]:
+    return [Role(column, kind, setting=f"{table}.{kind}") for column in columns]
+
+
+def _item_roles(items: ItemsConfig) -> list[Role]:
+    found = [Role(items.id, "key", "items", setting="items.id"), *_many(items.text, "text", "items")]
+    found += [*_many(items.category, "category", "items"), *_many(items.number, "number", "items")]
+    return found + ([Role(items.image, "image", setting="items.image")] if items.image else [])
+
+
+def _interaction_roles(interactions: InteractionsConfig, split: SplitConfig) -> list[Role]:
+    found = [
+        Role(interactions.user, "link", "users", setting="interactions.user"),
+        Role(interactions.item, "link", "items", setting="interactions.item"),
+        Role(interactions.order, "order", setting="interactions.order"),
+    ]
+    if interactions.event:
+        found.append(Role(interactions.event, "event", setting="interactions.event"))
+    if split.by == "column":
+        found.append(Role(split.column, "split", setting="split.column"))
+    return found + [Role(name, "category", setting="interactions.context") for name in interactions.context]
+
+
+def _query_roles(queries: QueriesConfig, split: SplitConfig) -> list[Role]:
+    found = [
+        Role(queries.id, "key", "queries", setting="queries.id"),
+        Role(queries.text, "text", setting="queries.text"),
+    ]
+    if queries.user:
+        found.append(Role(queries.user, "link", "users", required=False, setting="queries.user"))
+    if queries.order:
+        found.append(Role(queries.order, "order", required=False, setting="queries.order"))
+    return [*found, Role(split.column, "split", required=False, setting="split.column")]
+
+
+def missing_columns(config: DataConfig, table: str, frame: pl.LazyFrame) -> list[tuple[Role, str]]:
+    """Each column that the config names and the table does not have, with a message."""
+    there = frame.collect_schema().names()
+
+    def message(role: Role) -> str:
+        known = f"the table has {', '.join(there)}.{nearest(role.column, there)}"
+        return f"there is no such column (data.{role.setting}); {known}"
+
+    lacking = [role for role in roles(config, table) if role.column not in there]
+    return [(role, message(role)) for role in lacking if role.required or role.kind != "split"]

@@ -1,0 +1,128 @@
+"""Faults that one row shows by itself: all tests of a table run in one pass, however long it is."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from recsys.tables.config import DataConfig
+from recsys.tables.faults import Fault, Inspection, Severity, accept, located, numbered, severity
+from recsys.tables.roles import Role, roles
+
+SPLIT_WORDS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class _RowTest:
+    """A fault that one row shows by itself."""
+
+    column: str
+    kind: str
+    message: str
+    bad: pl.Expr
+    remedy: str = ""
+    severity: Severity = "error"
+
+
+def row_faults(seen: Inspection, table: str) -> Iterable[Fault]:
+    """All tests of single rows in one pass, and a second one for each test that fails."""
+    schema = seen.frames[table].collect_schema()
+    usable = [role for role in roles(seen.config, table) if (table, role.column) in seen.usable]
+    tests = [test for role in usable for test in _tests(seen.config, table, role, schema[role.column])]
+    if table == "items":
+        tests += _item_text_tests(seen)
+    if table == "relevance":
+        tests += _pair_tests(seen)
+    if not tests:
+        return
+    sums = (test.bad.sum().alias(str(number)) for number, test in enumerate(tests))
+    counts = seen.frames[table].select(sums).collect(engine="streaming").row(0)
+    for test, count in zip(tests, counts, strict=True):
+        if count:
+            fault = Fault(
+                table=table,
+                column=test.column,
+                kind=test.kind,
+                message=test.message,
+                remedy=test.remedy,
+                severity=test.severity,
+            )
+            yield located(seen, fault, numbered(seen, table).filter(test.bad), count)
+
+
+def blank(column: str) -> pl.Expr:
+    return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars() == "").fill_null(False)
+
+
+def _tests(config: DataConfig, table: str, role: Role, dtype: pl.DataType) -> list[_RowTest]:
+    name, cell = role.column, pl.col(role.column)
+    match role.kind:
+        case "key":
+            again = ~cell.is_first_distinct() & cell.is_not_null()
+            duplicate = _RowTest(
+                name, "duplicate key", "an id that an earlier row has", again, "Keep one row for each id."
+            )
+            return [_empty_id(name), duplicate]
+        case "link":
+            return [_empty_id(name)] if role.required else []
+        case "text" if table == "queries":
+            return [
+                _RowTest(
+                    name, "empty text", "an empty query", blank(name), accept("text", POLICY), severity(config.policy.text)
+                )
+            ]
+        case "number":
+            return _finite_tests(name, dtype)
+        case "order":
+            return _order_tests(role, dtype)
+        case "grade":
+            empty = _RowTest(name, "empty grade", "no grade", cell.is_null(), "Grade 0 is irrelevant, more is better.")
+            below = _RowTest(name, "negative grade", "a grade below 0", cell.cast(pl.Float64) < 0, empty.remedy)
+            return [empty, *_finite_tests(name, dtype), below]
+        case "split":
+            unknown = ~cell.cast(pl.String).is_in(SPLIT_WORDS).fill_null(False)
+            return [
+                _RowTest(name, "unknown split", "a word other than train, valid, test", unknown, "Rename the split.")
+            ]
+        case _:
+            return []
+
+
+def _empty_id(name: str) -> _RowTest:
+    return _RowTest(name, "empty id", "an empty id", blank(name), "Give every row its id.")
+
+
+def _finite_tests(name: str, dtype: pl.DataType) -> list[_RowTest]:
+    if not dtype.is_float():
+        return []
+    bad = pl.col(name).is_finite().not_().fill_null(False)
+    return [_RowTest(name, "not finite", "NaN or an infinite number", bad, "Leave unknown cells empty.")]
+
+
+def _order_tests(role: Role, dtype: pl.DataType) -> list[_RowTest]:
+    name, cell = role.column, pl.col(role.column)
+    tests = [_RowTest(name, "empty order", "no time or position", cell.is_null(), "Every row needs its place in time.")]
+    if dtype.is_numeric():
+        below = cell.is_not_nan() & (cell < 0) if dtype.is_float() else cell < 0
+        tests += _finite_tests(name, dtype)
+        tests.append(_RowTest(name, "negative order", "a time or position below 0", below, "Count it from 0 upwards."))
+    return tests if role.required else tests[1:]
+
+
+def _item_text_tests(seen: Inspection) -> list[_RowTest]:
+    texts = seen.config.items.text
+    if not texts or not seen.has("items", *texts):
+        return []
+    bad = pl.all_horizontal(blank(name) for name in texts)
+    message = "an item without any text"
+    return [_RowTest(", ".join(texts), "empty text", message, bad, accept("text", POLICY), severity(seen.config.policy.text))]
+
+
+def _pair_tests(seen: Inspection) -> list[_RowTest]:
+    query, item = seen.config.relevance.query, seen.config.relevance.item
+    if not seen.has("relevance", query, item):
+        return []
+    again = ~pl.struct(query, item).is_first_distinct()
+    return [
+        _RowTest(f"{query}, {item}", "duplicate pair", "a pair that an earlier row has", again, "Keep one.", "warning")
+    ]

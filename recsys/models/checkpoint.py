@@ -1,16 +1,20 @@
 """Model folders: config.json + safetensors + codes + tokenizer + text encoder. They load without Lightning."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from recsys.config import TextConfig
 from recsys.errors import InputError
 from recsys.models.history import HistoryEncoderConfig
+from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 
@@ -31,13 +35,45 @@ def save_retriever(model: Retriever, folder: Path) -> None:
 def load_retriever(folder: Path) -> Retriever:
     """Read what `save_retriever` wrote, in evaluation mode."""
     content = read_config(folder, "retriever")
+    with _described(folder):
+        values: dict[str, Any] = content["config"]
+        text = TextConfig(**values["text"]) if values["text"] else None
+        history = HistoryEncoderConfig(**values["history"]) if values["history"] else None
+        config, sizes = RetrieverConfig(**{**values, "text": text, "history": history}), Sizes(**content["sizes"])
+    model = Retriever(config, sizes, TextEncoder.load(Path(folder) / "text", text) if text else None)
+    load_weights(model, Path(folder) / "model.safetensors")
+    return model.eval()
+
+
+def save_pruner(model: Pruner, folder: Path) -> None:
+    """Write config.json (with calibration and decision), model.safetensors and, below text/, the text encoder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema": SCHEMA,
+        "kind": "pruner",
+        "config": asdict(model.config),
+        "sizes": asdict(model.sizes),
+        "vector_width": model.vector_width,
+    }
+    content |= {**asdict(model.calibration), "decision": asdict(model.decision)}
+    (folder / "config.json").write_text(json.dumps(content, indent=1))
+    save_weights(model, folder / "model.safetensors")
+    if model.text is not None:
+        model.text.save(folder / "text")
+
+
+def load_pruner(folder: Path) -> Pruner:
+    """Read what `save_pruner` wrote, in evaluation mode."""
+    content = read_config(folder, "pruner")
     values: dict[str, Any] = content["config"]
     text = TextConfig(**values.pop("text")) if values.get("text") else values.pop("text")
-    history = HistoryEncoderConfig(**values.pop("history")) if values.get("history") else values.pop("history")
-    config = RetrieverConfig(**values, text=text, history=history)
     encoder = TextEncoder.load(folder / "text", text) if text else None
-    model = Retriever(config, Sizes(**content["sizes"]), encoder)
+    model = Pruner(
+        PrunerConfig(**values, text=text), Sizes(**content["sizes"]), encoder, vector_width=content["vector_width"]
+    )
     load_weights(model, folder / "model.safetensors")
+    model.calibration = Calibration(scale=content["scale"], shift=content["shift"])
+    model.decision = DecisionConfig(**content["decision"])
     return model.eval()
 
 
@@ -45,38 +81,57 @@ def read_config(folder: Path, kind: str) -> dict[str, Any]:
     """config.json of a model folder of this kind and schema."""
     path = Path(folder) / "config.json"
     if not path.is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json. Expected the folder RUN/model of a finished training run.")
+        expected = "the folder RUN/model of a finished training run"
+        raise InputError(f"{folder} is no model folder: it has no config.json. Expected {expected}.")
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
         raise InputError(f"{path} is not readable JSON ({error}); export the model again.") from error
+    content = content if isinstance(content, dict) else {}
     if content.get("kind") != kind or content.get("schema") != SCHEMA:
         found = f"kind {content.get('kind')!r}, schema {content.get('schema')!r}"
-        raise InputError(f"{path} holds {found}; expected kind {kind!r}, schema {SCHEMA}. Point to the run of a {kind}.")
+        raise InputError(
+            f"{path} holds {found}; expected kind {kind!r}, schema {SCHEMA}. Point to the run of a {kind}."
+        )
     return content
+
+
+@contextmanager
+def _described(folder: Path) -> Generator[None]:
+    """Turn a key that config.json lacks or should not have into one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        path = Path(folder) / "config.json"
+        raise InputError(
+            f"{path} does not describe a model of this version ({error}); export the model again."
+        ) from error
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """All weights but the text encoder's, which lie in its own folder."""
-    save_file({name: weight.contiguous() for name, weight in model.state_dict().items() if not name.startswith("text.")}, path)
+    save_file({name: weight.contiguous() for name, weight in _own_weights(model).items()}, path)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load strictly: a missing or a surplus weight is an error."""
+    """Load strictly: a missing weight, a surplus one or one of another shape is an error."""
     try:
         found = load_file(path)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}); export the model again.") from error
-    wanted = {name for name in model.state_dict() if not name.startswith("text.")}
-    if wanted != set(found):
-        odd = sorted(wanted ^ set(found))[:5]
-        raise InputError(f"{path} does not fit config.json beside it; weights that only one of them has: {odd}.")
-    model.load_state_dict({**{name: weight for name, weight in model.state_dict().items() if name.startswith("text.")}, **found}, strict=True)
+    wanted = _own_weights(model)
+    odd = wanted.keys() ^ found.keys()
+    odd |= {name for name in wanted.keys() & found.keys() if wanted[name].shape != found[name].shape}
+    if odd:
+        raise InputError(f"{path} does not fit config.json beside it: {sorted(odd)[:5]}; export the model again.")
+    model.load_state_dict(found, strict=False)  # the text encoder has its weights from its own folder
+
+
+def _own_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight for name, weight in model.state_dict().items() if not name.startswith("text.")}
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Number of weights, and of those that are trained."""
     weights = list(model.parameters())
     return sum(weight.numel() for weight in weights), sum(weight.numel() for weight in weights if weight.requires_grad)
-
-

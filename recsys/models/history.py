@@ -1,14 +1,14 @@
 """A causal transformer over a user's history: one state before every event, trained at every position.
 
-Pre-norm blocks with rotary positions (Su et al. 2021), so that a gap in the history keeps its width and a history longer
-than any in training still has sensible positions.
+Pre-norm blocks with rotary positions (Su et al. 2021), so that a gap in the history keeps its width and a history
+longer than any in training still has sensible positions.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from recsys.errors import InputError
 
@@ -19,6 +19,7 @@ class HistoryEncoderConfig:
 
     layers: int = 2
     heads: int = 4
+    """Attention heads; the model width must be a multiple of twice their number."""
     feedforward: int = 4
     """Width of the feed-forward part, in multiples of the model width."""
     dropout: float = 0.2
@@ -26,14 +27,23 @@ class HistoryEncoderConfig:
     untied: bool = False
     """Whether entries pass a linear map of their own before the first block."""
 
+    def __post_init__(self) -> None:
+        if self.layers < 0 or self.heads < 1 or self.feedforward < 1 or not 0 <= self.dropout < 1:
+            sizes = "layers at least 0, heads and feedforward at least 1, dropout in [0, 1)"
+            raise InputError(f"model.history: expected {sizes}; found {self}.")
+
 
 class HistoryEncoder(nn.Module):
-    """[B, H, D] entries -> [B, H + 1, D] states; state t has seen entries 0 .. t - 1. State 0 is the same for all."""
+    """[B, H, D] entries -> [B, H + 1, D] states; state t has seen entries 0 .. t - 1, and state 0 none."""
 
     def __init__(self, config: HistoryEncoderConfig, width: int) -> None:
         super().__init__()
         if width % (2 * config.heads):
-            raise InputError(f"model width {width} must be a multiple of 2 x heads ({config.heads}) for rotary positions.")
+            raise InputError(
+                f"The model's width is {width}, which is no multiple of twice model.history.heads ({config.heads}), as "
+                f"rotary positions need; set model.width to a multiple of {2 * config.heads} or change the heads."
+            )
+        self.head_width = width // config.heads
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.entry = nn.Linear(width, width) if config.untied else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
@@ -52,11 +62,8 @@ class HistoryEncoder(nn.Module):
         x = self.dropout(torch.cat([start, self.entry(entries)], dim=1))
         if condition is not None:
             x = x + condition[:, None]
-        if position.shape[1]:
-            position = torch.cat([position[:, :1] - 1, position], dim=1)
-        else:
-            position = position.new_zeros(len(entries), 1)
-        turns = _rotations(position, self.blocks[0].head_width)
+        before = position.new_full((len(entries), 1), -1)
+        turns = _rotations(torch.cat([before, position - position[:, :1]], dim=1), self.head_width)
         for block in self.blocks:
             x = block(x, turns)
         return self.norm(x.float())
@@ -82,12 +89,18 @@ class _Block(nn.Module):
     def _attend(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         rows, length, width = x.shape
         q, k, v = self.qkv(x).view(rows, length, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(_rotate(q, turns), _rotate(k, turns), v.float(), is_causal=True)
+        kind = x.device.type
+        lower = torch.is_autocast_enabled(kind) and kind != "cpu"  # bfloat16 attention is slower than float32 there
+        with torch.autocast(kind, enabled=lower):
+            mixed = F.scaled_dot_product_attention(_rotate(q, turns), _rotate(k, turns), v.float(), is_causal=True)
         return mixed.transpose(1, 2).reshape(rows, length, width)
 
 
 def _rotations(position: Tensor, head_width: int, base: float = 500.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [B, 1, T, head_width / 2] of every position. Histories are short: a small base separates neighbours."""
+    """Cosine and sine [B, 1, T, head_width / 2] of every position.
+
+    Histories are short: a small base separates neighbours.
+    """
     half = head_width // 2
     speed = base ** (-torch.arange(half, device=position.device, dtype=torch.float32) / half)
     angle = position[:, None, :, None].float() * speed

@@ -31,7 +31,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model: Any = model  # transformers' own, or peft's around it
         self.width = width
-        self.pooling: Literal["mean", "cls"] = config.pooling
+        self.max_tokens, self.pooling = config.max_tokens, config.pooling
         self.frozen = config.mode == "frozen"
         if self.frozen:
             self.requires_grad_(False)
@@ -76,7 +76,9 @@ class TextEncoder(nn.Module):
         if len(batch.ids) == 0:  # one row that is dropped again, so that absent texts still touch the parameters
             row = torch.zeros((1, 1), dtype=torch.int64, device=batch.ids.device)
             return self.model(input_ids=row, attention_mask=row + 1).last_hidden_state[:0]
-        return self.model(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
+        typed = batch.part is not None and getattr(self.model.config, "type_vocab_size", 0) > 1
+        types = {"token_type_ids": batch.part} if typed else {}
+        return self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).last_hidden_state
 
     def forward(self, batch: TextBatch) -> Tensor:
         """[q, W] float32: the mean over the real tokens, or the first token's state."""

@@ -5,14 +5,22 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, TextBatch, UserBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models.fields import Categories, Numbers
+from recsys.models.fields import Categories, Numbers, absent, contribution
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.text import TextEncoder
+
+LARGEST_SCALE = 100.0
+"""Of the scores (as in CLIP, Radford et al. 2021): the temperature is at least 0.01."""
+
+
+ID_GAIN = 8.0
+"""Of the learnt id vectors. Adam's steps have a fixed size whatever the scale of a weight, and an item is met far more
+rarely than a shared weight: with the gain its vector moves as fast as the rest of the model needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +44,17 @@ class RetrieverConfig:
     temperature: float | None = None
     """Softmax temperature of the scores; null: 0.05 for unit vectors, else the square root of the width."""
     learn_temperature: bool = False
+    """Whether the temperature is trained, from `temperature` on."""
     dropout: float = 0.1
     """On the item's content features."""
+
+    def __post_init__(self) -> None:
+        if self.width is not None and self.width < 1:
+            raise InputError(f"model.width is {self.width}; expected a positive width such as 128, or null.")
+        if self.temperature is not None and self.temperature < 1 / LARGEST_SCALE:
+            raise InputError(f"model.temperature is {self.temperature}; expected {1 / LARGEST_SCALE} or more, or null.")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout is {self.dropout}; expected a share in [0, 1).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +79,20 @@ class Retriever(nn.Module):
         self.config, self.sizes, self.text = config, sizes, text
         width = config.width or (text.width if text else None)
         if width is None:
-            raise InputError("model.width is null and there is no text encoder whose width could serve; set model.width, e.g. 128.")
+            raise InputError("model.width is null and no text encoder has a width of its own; set it, e.g. to 128.")
         self.width = width
         self.items = ItemTower(config, sizes, width, text.width if text else 0)
         self.users = UserTower(config, sizes, width)
+        if text is None and self.users.out is None:
+            raise InputError("Nothing describes a user: set model.history, model.text for queries, or data.users.")
         start = config.temperature or (0.05 if config.normalize else math.sqrt(width))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(start)), requires_grad=config.learn_temperature)
 
     @property
     def scale(self) -> Tensor:
-        """Inverse temperature, at most 100 (as in CLIP)."""
-        return self.log_scale.exp().clamp(max=100.0)
+        """Inverse temperature, at most `LARGEST_SCALE`, from where its gradient can still bring it back."""
+        beyond = (self.log_scale - math.log(LARGEST_SCALE)).clamp(min=0).detach()
+        return (self.log_scale - beyond).exp()
 
     @property
     def text_only(self) -> bool:
@@ -88,16 +108,17 @@ class Retriever(nn.Module):
 
     def encode_items(self, batch: ItemBatch) -> Tensor:
         """[n, D] item vectors."""
-        vectors = self.items(batch, self.text_vectors(batch.text, batch.text_vector))
-        return F.normalize(vectors.float(), dim=-1) if self.config.normalize else vectors.float()
+        text = self.text_vectors(batch.text, batch.text_vector)
+        vectors = self.items(batch, text)
+        return self._finish(vectors if text is not None else vectors + absent(self.text))
 
     def encode_users(self, batch: UserBatch, items: Tensor) -> Tensor:
-        """[B, H + 1, D] user vectors before each event and after the last one; `items` [n, D] as `encode_items` gives them."""
+        """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""
         text = self.text_vectors(batch.query_text, batch.query_vector)
-        queries = None if text is None else self.items.project_text(text)
-        if queries is not None and self.config.normalize:
-            queries = F.normalize(queries.float(), dim=-1)
-        vectors = self.users(batch, items, queries)
+        queries = None if text is None else self._finish(self.items.project_text(text))
+        return self._finish(self.users(batch, items, queries))
+
+    def _finish(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors.float(), dim=-1) if self.config.normalize else vectors.float()
 
 
@@ -106,17 +127,18 @@ class ItemTower(nn.Module):
 
     def __init__(self, config: RetrieverConfig, sizes: Sizes, width: int, text_width: int) -> None:
         super().__init__()
-        self.text_only = bool(text_width) and not (config.id_vector or sizes.item_category or sizes.item_number)
-        self.text_norm = nn.Identity() if self.text_only or not text_width else nn.LayerNorm(text_width)
-        plain = self.text_only and width == text_width
-        self.text = None if plain or not text_width else nn.Linear(text_width, width)
+        others = config.id_vector or bool(sizes.item_category) or bool(sizes.item_number)
+        if not text_width and not others:
+            raise InputError("Nothing describes an item: set model.text, model.id_vector: true, or category columns.")
+        self.width, self.text_only = width, not others
+        self.text_norm = nn.LayerNorm(text_width) if text_width and others else nn.Identity()
+        plain = not text_width or (self.text_only and width == text_width)
+        self.text = None if plain else nn.Linear(text_width, width)
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
-        self.id = nn.Embedding(sizes.items + 1, width) if config.id_vector else None  # the last row: an unseen item
-        if self.id is not None:
-            nn.init.normal_(self.id.weight, std=0.16)
-        self.dropout = nn.Dropout(0.0 if self.text_only else config.dropout)
-        self.norm = nn.Identity() if self.text_only else nn.LayerNorm(width)
+        self.id = _id_vectors(sizes.items, width) if config.id_vector else None
+        self.dropout = nn.Dropout(config.dropout if others else 0.0)
+        self.norm = nn.LayerNorm(width) if others else nn.Identity()
 
     def project_text(self, text: Tensor) -> Tensor:
         """[q, W] text states -> [q, D]."""
@@ -124,22 +146,29 @@ class ItemTower(nn.Module):
         return text if self.text is None else self.text(text)
 
     def forward(self, batch: ItemBatch, text: Tensor | None) -> Tensor:
-        parts = []
-        if text is not None:
-            parts.append(self.project_text(text))
-        if self.category is not None:
-            parts.append(self.dropout(self.category(batch.category)))
-        if self.number is not None:
-            parts.append(self.number(batch.number))
+        """[n, D]; `text` [n, W] are the text states of the items."""
+        total = torch.zeros(len(batch.index), self.width, device=batch.index.device)
+        total = total + (absent(self.text_norm, self.text) if text is None else self.project_text(text))
+        total = total + self.dropout(contribution(self.category, batch.category))
+        total = total + contribution(self.number, batch.number)
         if self.id is not None:
-            parts.append(self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index)))
-        return self.norm(torch.stack(parts).sum(dim=0)) if not self.text_only else parts[0]
+            total = total + ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index))
+        return self.norm(total)
+
+
+def _id_vectors(items: int, width: int) -> nn.Embedding:
+    """A vector for each item, and a last one of zeros, which is never trained: an unseen item goes by its content."""
+    table = nn.Embedding(items + 1, width)
+    nn.init.normal_(table.weight, std=0.02)
+    nn.init.zeros_(table.weight[-1])
+    return table
 
 
 class UserTower(nn.Module):
     """History transformer with profile and moment; the query's words are added to its last state.
 
-    A user with a query alone has the query's own vector, so that a pretrained text encoder keeps what it knows.
+    Of whom nothing is known but the query, that query's own vector is the user's: a pretrained text encoder keeps what
+    it knows.
     """
 
     def __init__(self, config: RetrieverConfig, sizes: Sizes, width: int) -> None:
@@ -147,40 +176,55 @@ class UserTower(nn.Module):
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
         self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
         self.context = Categories(sizes.context, width) if config.context and sizes.context else None
-        self.event = nn.Embedding(sizes.event + 2, width) if sizes.event and config.history else None  # last: a search
         self.history = HistoryEncoder(config.history, width) if config.history else None
-        self.search = nn.Parameter(torch.zeros(width))
-        self.out = nn.Linear(width, width) if self.history or self.profile or self.context else None
+        self.event = nn.Embedding(sizes.event + 2, width) if config.history and sizes.event else None  # last: a search
+        if self.event is not None:
+            nn.init.normal_(self.event.weight, std=width**-0.5)
+        self.search = nn.Parameter(torch.zeros(width)) if config.history and config.text else None
+        sources = (self.profile, self.profile_number, self.context, self.history)
+        self.out = nn.Linear(width, width) if any(source is not None for source in sources) else None
 
     def forward(self, batch: UserBatch, items: Tensor, queries: Tensor | None) -> Tensor:
-        profile = self._profile(batch)
-        state = self._history(batch, items, queries, profile)
-        if self.context is not None and batch.context is not None:
-            state = state + self.context(batch.context[..., None])
-        vectors = self.out(state) if self.out is not None else state
+        """[B, H + 1, D]; `queries` [q, D] are the vectors of the batch's query texts."""
+        moment = None if batch.context is None else batch.context[..., None]
+        state = self._history(batch, items, queries) + contribution(self.context, moment)
+        vectors = state if self.out is None else self.out(state)
         if batch.query is None or queries is None:
             return vectors
-        has = (batch.query >= 0)[:, None, None]
-        return vectors + torch.where(has, queries[batch.query.clamp(min=0)][:, None], 0.0)
+        asks = (batch.query >= 0)[:, None, None]
+        words = queries[batch.query.clamp(min=0)][:, None]
+        unknown = asks & ~self._known(batch)[..., None]
+        return torch.where(unknown, 0.0, vectors) + torch.where(asks, words, 0.0)
 
-    def _profile(self, batch: UserBatch) -> Tensor | None:
-        parts = []
-        if self.profile is not None and batch.profile is not None:
-            parts.append(self.profile(batch.profile))
-        if self.profile_number is not None and batch.profile_number is not None:
-            parts.append(self.profile_number(batch.profile_number))
-        return torch.stack(parts).sum(dim=0) if parts else None
-
-    def _history(self, batch: UserBatch, items: Tensor, queries: Tensor | None, profile: Tensor | None) -> Tensor:
+    def _history(self, batch: UserBatch, items: Tensor, queries: Tensor | None) -> Tensor:
+        """[B, H + 1, D] states from entries and profile."""
         rows, length = batch.history.shape
+        profile = items.new_zeros(rows, items.shape[1])
+        profile = profile + contribution(self.profile, batch.profile)
+        profile = profile + contribution(self.profile_number, batch.profile_number)
         if self.history is None:
-            state = items.new_zeros(rows, length + 1, items.shape[1])
-            return state if profile is None else state + profile[:, None]
-        entries = items if queries is None else torch.cat([items, queries + self.search])
-        found = F.embedding(batch.history, entries)
-        if self.event is not None and batch.event is not None:
-            found = found + self.event(batch.event)
+            return profile[:, None].expand(-1, length + 1, -1)
         position = batch.position
         if position is None:
-            position = torch.arange(length, device=found.device).expand(rows, length)
-        return self.history(found, position, profile)
+            position = torch.arange(length, device=items.device).expand(rows, length)
+        entries = F.embedding(batch.history, self._entries(items, queries))
+        return self.history(entries + contribution(self.event, batch.event), position, profile)
+
+    def _entries(self, items: Tensor, queries: Tensor | None) -> Tensor:
+        """[n + q, D]: what an entry of a history can be."""
+        if self.search is None:
+            return items
+        return items + absent(self.search) if queries is None else torch.cat([items, queries + self.search])
+
+    def _known(self, batch: UserBatch) -> Tensor:
+        """[B, H + 1] bool: whether an earlier entry, the profile or the moment tells something of the user."""
+        rows, length = batch.history.shape
+        known = torch.arange(length + 1, device=batch.history.device).expand(rows, -1) > 0
+        known = known if self.history is not None else torch.zeros_like(known)
+        if self.profile is not None and batch.profile is not None:
+            known = known | (batch.profile > 0).flatten(1).any(1, keepdim=True)
+        if self.profile_number is not None and batch.profile_number is not None:
+            known = known | ~batch.profile_number.isnan().all(1, keepdim=True)
+        if self.context is not None and batch.context is not None:
+            known = known | (batch.context > 0).any(-1)
+        return known

@@ -137,13 +137,20 @@ def _with_images(seen: Inspection) -> Inspection:
         return seen
     cells = seen.frames["items"].select(column).collect()[column]
     broken = broken_images(seen.config.root, cells)
-    faults: list[Fault] = []
+    policy = seen.config.policy.image
     for kind in sorted({one.kind for one in broken}):
         own = [one for one in broken if one.kind == kind]
+        rows = tuple(one.row for one in own[:FIRST])
         fault = Fault(
-            table="items", column=column, kind=kind, message=own[0].message, remedy=accept("image"),
-            count=len(own), rows=tuple(one.row for one in own[:FIRST]),
-            values=tuple(short(cells[one.row]) for one in own[:FIRST]), severity=severity(seen.config.policy.image),
-        )  # fmt: skip
-        faults.append(fault)
-    return replace(add(seen, faults), images=tuple(broken))
+            table="items",
+            column=column,
+            kind=kind,
+            message=own[0].message,
+            remedy=accept("image", policy),
+            count=len(own),
+            rows=rows,
+            values=tuple(short(cells[row]) for row in rows),
+            severity=severity(policy),
+        )
+        seen = add(seen, [fault])
+    return replace(seen, images=tuple(broken))

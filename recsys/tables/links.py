@@ -1,6 +1,7 @@
 """Faults that rows show only together: unknown ids, repeated rows, a split that leaks, events that never occur."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import polars as pl
 
@@ -26,6 +27,7 @@ def key_column(config: DataConfig, table: str) -> str:
 
 
 def link_faults(seen: Inspection, table: str) -> Iterable[Fault]:
+    """Rows that name an item, user or query that its own table does not have."""
     for role in roles(seen.config, table):
         key = key_column(seen.config, role.table) if role.kind == "link" else ""
         if not key or not seen.has(table, role.column) or not seen.has(role.table, key):
@@ -41,21 +43,14 @@ def link_faults(seen: Inspection, table: str) -> Iterable[Fault]:
         bad = mark_unknown(numbered(seen, table), role.column, ids, "__bad").filter("__bad")
         count = bad.select(pl.len()).collect(engine="streaming").item()
         if count:
-            grave = severity(seen.config.policy.orphan)
-            message = f"an id that {role.table}.{key} does not have"
-            fault = Fault(
-                table=table,
-                column=role.column,
-                kind="unknown id",
-                message=message,
-                remedy=accept("orphan"),
-                severity=grave,
-            )
+            policy, message = seen.config.policy.orphan, f"an id that {role.table}.{key} does not have"
+            fault = Fault(table=table, column=role.column, kind="unknown id", message=message)
+            fault = replace(fault, remedy=accept("orphan", policy), severity=severity(policy))
             yield located(seen, fault, bad, count)
 
 
 def event_faults(seen: Inspection, table: str) -> Iterable[Fault]:
-    """Target events that never occur, of which all, some or one may be misspelt."""
+    """Target events that never occur: a warning, and an error where none of them does."""
     column, wanted = seen.config.interactions.event, seen.config.interactions.target_events
     if wanted is None:
         return
@@ -65,16 +60,11 @@ def event_faults(seen: Inspection, table: str) -> Iterable[Fault]:
     elif seen.has(table, column):
         words = seen.frames[table].select(pl.col(column).unique()).collect(engine="streaming")[column]
         there = sorted(words.cast(pl.String).drop_nulls())
+        some = bool(set(wanted) & set(there))
         for event in (event for event in wanted if event not in there):
-            none = "" if set(wanted) & set(there) else "; so no row is a target"
-            message = f"no row has the target event {event!r}; the events are {', '.join(there[:12])}{none}"
-            yield Fault(
-                table=table,
-                column=column,
-                kind="no target event",
-                message=message,
-                remedy=nearest(event, there).strip(),
-            )
+            message = f"no row has the target event {event!r}; the events are {', '.join(there[:12])}"
+            fault = Fault(table=table, column=column, kind="no target event", message=message)
+            yield replace(fault, remedy=nearest(event, there).strip(), severity="warning" if some else "error")
 
 
 def duplicate_faults(seen: Inspection, table: str) -> Iterable[Fault]:

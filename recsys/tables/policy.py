@@ -2,7 +2,9 @@
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import polars as pl
 
@@ -35,8 +37,7 @@ def apply_policies(seen: Inspection) -> dict[str, pl.LazyFrame]:
         marked = _marked(seen, table, frame, kept, gone)
         if marked is None:
             kept[table] = frame
-            if place.is_file():
-                place.unlink()  # rows that an earlier run dropped are not dropped now
+            _remove(place)  # rows that an earlier run dropped are not dropped now
             continue
         kept[table] = marked.filter(pl.col(BECAUSE).is_null()).drop(BECAUSE)
         gone[table] = _write(marked.filter(pl.col(BECAUSE).is_not_null()), place)
@@ -90,17 +91,22 @@ def _without_broken_images(seen: Inspection) -> pl.LazyFrame:
 
 def _write(rows: pl.LazyFrame, place: Path) -> pl.LazyFrame:
     """Write beside the place and rename, so that no reader meets half a file."""
-    made = place.with_name(f".{place.name}.{os.getpid()}")
+    made = place.with_name(f".{place.name}.{uuid4().hex}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         rows.sink_parquet(made)
         os.replace(made, place)
     except (OSError, pl.exceptions.PolarsError) as error:
-        made.unlink(missing_ok=True)
+        _remove(made)
         raise InputError(
             f"Cannot write dropped rows to {place}: {error}. Free some space or set data.cache."
         ) from error
     return pl.scan_parquet(place)
+
+
+def _remove(place: Path) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        place.unlink()
 
 
 def _tell(table: str, kept: pl.LazyFrame, gone: pl.LazyFrame, place: Path) -> None:

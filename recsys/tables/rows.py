@@ -1,11 +1,11 @@
 """Faults that one row shows by itself: all tests of a table run in one pass, however long it is."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
-from recsys.tables.config import DataConfig
+from recsys.tables.config import DataConfig, Policy
 from recsys.tables.faults import Fault, Inspection, Severity, accept, located, numbered, severity
 from recsys.tables.roles import Role, roles
 
@@ -39,53 +39,54 @@ def row_faults(seen: Inspection, table: str) -> Iterable[Fault]:
     counts = seen.frames[table].select(sums).collect(engine="streaming").row(0)
     for test, count in zip(tests, counts, strict=True):
         if count:
-            fault = Fault(
-                table=table,
-                column=test.column,
-                kind=test.kind,
-                message=test.message,
-                remedy=test.remedy,
-                severity=test.severity,
-            )
-            yield located(seen, fault, numbered(seen, table).filter(test.bad), count)
+            found = Fault(table=table, column=test.column, kind=test.kind, message=test.message, remedy=test.remedy)
+            bad = numbered(seen, table).filter(test.bad)
+            yield located(seen, replace(found, severity=test.severity), bad, count)
 
 
 def blank(column: str) -> pl.Expr:
+    """Whether a cell is null or holds white space alone."""
     return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars() == "").fill_null(False)
 
 
 def _tests(config: DataConfig, table: str, role: Role, dtype: pl.DataType) -> list[_RowTest]:
-    name, cell = role.column, pl.col(role.column)
+    name = role.column
     match role.kind:
         case "key":
-            again = ~cell.is_first_distinct() & cell.is_not_null()
-            duplicate = _RowTest(
-                name, "duplicate key", "an id that an earlier row has", again, "Keep one row for each id."
-            )
-            return [_empty_id(name), duplicate]
-        case "link":
-            return [_empty_id(name)] if role.required else []
+            return [_empty_id(name), _again(name)]
+        case "link" if role.required:
+            return [_empty_id(name)]
         case "text" if table == "queries":
-            return [
-                _RowTest(
-                    name, "empty text", "an empty query", blank(name), accept("text", POLICY), severity(config.policy.text)
-                )
-            ]
+            return [_empty_text(name, "an empty query", blank(name), config.policy.text)]
         case "number":
             return _finite_tests(name, dtype)
         case "order":
             return _order_tests(role, dtype)
         case "grade":
-            empty = _RowTest(name, "empty grade", "no grade", cell.is_null(), "Grade 0 is irrelevant, more is better.")
-            below = _RowTest(name, "negative grade", "a grade below 0", cell.cast(pl.Float64) < 0, empty.remedy)
-            return [empty, *_finite_tests(name, dtype), below]
+            return _grade_tests(name, dtype)
         case "split":
-            unknown = ~cell.cast(pl.String).is_in(SPLIT_WORDS).fill_null(False)
+            unknown = ~pl.col(name).cast(pl.String).is_in(SPLIT_WORDS).fill_null(False)
             return [
                 _RowTest(name, "unknown split", "a word other than train, valid, test", unknown, "Rename the split.")
             ]
         case _:
             return []
+
+
+def _again(name: str) -> _RowTest:
+    bad = ~pl.col(name).is_first_distinct() & pl.col(name).is_not_null()
+    return _RowTest(name, "duplicate key", "an id that an earlier row has", bad, "Keep one row for each id.")
+
+
+def _empty_text(name: str, message: str, bad: pl.Expr, policy: Policy) -> _RowTest:
+    return _RowTest(name, "empty text", message, bad, accept("text", policy), severity(policy))
+
+
+def _grade_tests(name: str, dtype: pl.DataType) -> list[_RowTest]:
+    empty, below = pl.col(name).is_null(), pl.col(name).cast(pl.Float64) < 0
+    remedy = "Grade 0 is irrelevant, more is better."
+    tests = [_RowTest(name, "empty grade", "no grade", empty, remedy), *_finite_tests(name, dtype)]
+    return [*tests, _RowTest(name, "negative grade", "a grade below 0", below, remedy)]
 
 
 def _empty_id(name: str) -> _RowTest:
@@ -114,8 +115,7 @@ def _item_text_tests(seen: Inspection) -> list[_RowTest]:
     if not texts or not seen.has("items", *texts):
         return []
     bad = pl.all_horizontal(blank(name) for name in texts)
-    message = "an item without any text"
-    return [_RowTest(", ".join(texts), "empty text", message, bad, accept("text", POLICY), severity(seen.config.policy.text))]
+    return [_empty_text(", ".join(texts), "an item without any text", bad, seen.config.policy.text)]
 
 
 def _pair_tests(seen: Inspection) -> list[_RowTest]:

@@ -26,15 +26,19 @@ class OptimConfig:
     floor: float = 0.01
     """Rate at the end, as a share of the peak."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0 or self.text_lr <= 0 or not 0 <= self.warmup < 1:
-            raise InputError(f"optim: epochs must be at least 1, rates positive and warmup in [0, 1); found {self}.")
+        if self.epochs < 1 or min(self.lr, self.text_lr) <= 0 or min(self.weight_decay, self.clip) < 0:
+            raise InputError(
+                f"optim: expected epochs from 1, positive rates, weight_decay and clip from 0; found {self}."
+            )
+        if not 0 <= self.warmup < 1 or not 0 <= self.floor <= 1:
+            raise InputError(f"optim: expected warmup in [0, 1) and floor in [0, 1]; found {self}.")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, in groups by kind."""
+    """AdamW over the trained parameters: those below `model.text` at their own rate, and only matrices decayed."""
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
@@ -42,10 +46,11 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
             decays = weight.ndim > 1 and id(weight) not in embeddings
             groups.setdefault((name.startswith("text."), decays), []).append(weight)
     if not groups:
-        raise InputError("Nothing to train: every part of the model is frozen. Set text.mode: lora or full, or add another source.")
+        raise InputError("Nothing to train: the whole model is frozen. Set text.mode: lora or full, or add a source.")
+    rates, decay = {True: config.text_lr, False: config.lr}, {True: config.weight_decay, False: 0.0}
     return torch.optim.AdamW(
         [
-            {"params": weights, "lr": config.text_lr if text else config.lr, "weight_decay": config.weight_decay * decays}
+            {"params": weights, "lr": rates[text], "weight_decay": decay[decays]}
             for (text, decays), weights in groups.items()
         ],
         betas=(0.9, 0.98),

@@ -1,42 +1,69 @@
 """Ctrl-C and SIGTERM only raise a flag; at the next step boundary the run is saved and stops."""
 
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 
-class Interrupted(Exception):  # noqa: N818
+class Interrupted(Exception):
     """The run stopped before its end, after saving a checkpoint."""
 
 
-class StopAtBoundary(Callback):
-    """Saves `last.ckpt` inside the step loop (a checkpoint made after it would have skipped the rest of the epoch) and stops."""
+class StopAtBoundary(Checkpoint):
+    """Saves `checkpoint` after every epoch, and when a signal has come: then it also stops the run.
+
+    It saves inside the step loop, since a checkpoint made after the loop would skip the rest of the epoch. Being the
+    last of the callbacks that save, it keeps what the others know (which weights were best).
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.asked, self.saved = checkpoint, False, False
-        self.before: dict[int, signal.Handlers | None] = {}
+        self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals (again: Lightning puts its own handlers in front)."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:  # a second signal does not wait
             raise KeyboardInterrupt
         self.asked = True
 
-    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
-        """Save and stop when a signal has come."""
-        if self.asked and not self.saved:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop when a signal has come; after the last batch of an epoch, the epoch ends first.
+
+        Not among batches whose gradients are still being summed: those of the first ones would be lost.
+        """
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if self.asked and stepped and not trainer.is_last_batch:
             trainer.save_checkpoint(self.checkpoint)
             self.saved, trainer.should_stop = True, True
-            trainer.limit_val_batches = 0
+            trainer.limit_val_batches = 0  # or Lightning validates before it stops
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after a whole epoch, and stop there when a signal has come; the last epoch ends the run as always."""
+        if not self.saved:
+            trainer.save_checkpoint(self.checkpoint)
+            if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+                self.saved = trainer.should_stop = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self._give_back()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
         self.before = {}

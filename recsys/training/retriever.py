@@ -1,17 +1,20 @@
 """The retriever's training: encode items; encode users; sampled softmax; log."""
 
 from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch
+from recsys.errors import InputError
 from recsys.losses.in_batch import first_seen, sampled_softmax
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.models.towers import Retriever
+from recsys.training.frozen import drop_frozen, restore_frozen
 from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
 
 
@@ -21,24 +24,38 @@ class LossConfig:
 
     block: int = 512
     """Rows whose scores exist at one time; memory is block x items."""
-    products: str = "float32"
-    """Precision of the score products: float32, or bfloat16 (several times faster where the chip has it). The softmax is always float32."""
+    products: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the score products: bfloat16 is several times faster where the chip has it. The softmax is always
+    float32."""
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise InputError(f"loss.block is {self.block}; expected at least 1 row.")
 
 
 class RetrieverTraining(LightningModule):
     """Trains a Retriever on next-item windows and query-to-item pairs; validates by full ranking."""
 
-    catalogue: ItemBatch
-
     def __init__(
-        self, model: Retriever, catalogue: ItemBatch, popularity: Tensor, *, valid: list[str], optim: OptimConfig, loss: LossConfig, total_steps: int
+        self,
+        model: Retriever,
+        catalogue: ItemBatch,
+        popularity: Tensor,
+        *,
+        valid: list[str],
+        optim: OptimConfig,
+        loss: LossConfig,
+        total_steps: int,
     ) -> None:
         """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
         super().__init__()
-        self.model, self.catalogue, self.optim, self.loss, self.total_steps = model, catalogue, optim, loss, total_steps
+        self.model, self.catalogue = model, catalogue
+        self.optim, self.loss, self.total_steps = optim, loss, total_steps
         segments = popularity_segments(popularity)
         self.metrics = torch.nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in valid)
         self.valid = valid
+        self.results: dict[str, dict[str, float]] = {}
+        """Of the last validation, by loader; exact, where loggers get float32."""
         self.item_vectors: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -62,13 +79,21 @@ class RetrieverTraining(LightningModule):
         assert self.item_vectors is not None
         scores, seen = score_requests(self.model, self.item_vectors, batch)
         ranks = rank_of_targets(scores, batch.targets, seen)
-        self.metrics[dataloader_idx].update(ranks, batch.targets, top_items(scores, 10, seen), batch.grades)
+        metric = cast(RankingMetrics, self.metrics[dataloader_idx])
+        metric.update(ranks, batch.targets, top_items(scores, metric.list_k, seen), batch.grades)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in zip(self.valid, self.metrics, strict=True):
-            self.log_dict({f"{name}/{key}": value for key, value in metric.compute().items()})
+        for name, metric in zip(self.valid, cast("list[RankingMetrics]", self.metrics), strict=True):
+            self.results[name] = metric.compute()
             metric.reset()
+            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
         self.item_vectors = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        drop_frozen(self.model, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_frozen(self.model, checkpoint)
 
     def configure_optimizers(self):  # noqa: ANN201
         optimizer = make_optimizer(self.model, self.optim)
@@ -78,7 +103,7 @@ class RetrieverTraining(LightningModule):
 
 @torch.no_grad()
 def encode_catalogue(model: Retriever, catalogue: ItemBatch, block: int = 512) -> Tensor:
-    """[N, D] vectors of all items, in blocks where their texts have to be encoded."""
+    """[N, D] vectors of all items, in blocks where their texts have to be encoded. Called outside autocast."""
     if catalogue.text is None:
         return model.encode_items(catalogue)
     rows = torch.arange(len(catalogue.index), device=catalogue.index.device).split(block)
@@ -87,10 +112,13 @@ def encode_catalogue(model: Retriever, catalogue: ItemBatch, block: int = 512) -
 
 @torch.no_grad()
 def score_requests(model: Retriever, items: Tensor, batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
-    """[B, N] scores of all items (float32, outside autocast), and which of them the user already had."""
-    users = model.encode_users(batch.users, items)[torch.arange(len(batch.step), device=items.device), batch.step]
+    """[B, N] scores of all items, and which of them the user already had.
+
+    In float32 outside autocast, as inference computes them, so that both rank alike.
+    """
     with torch.autocast(items.device.type, enabled=False):
-        scores = users.float() @ items.float().T
+        states = model.encode_users(batch.users, items)
+        scores = states[torch.arange(len(batch.step), device=items.device), batch.step] @ items.T
     seen = torch.zeros_like(scores, dtype=torch.bool)
     seen[batch.seen_row, batch.seen_item] = True
     return scores, seen

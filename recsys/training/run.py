@@ -1,12 +1,16 @@
 """One YAML is one run: composes data, model, trainer and trackers, and keeps the run's folder.
 
-A run's folder holds config.yaml, versions.json, metrics.jsonl (the ground truth), speed.jsonl, results.json, checkpoints/
-and the exported model/.
+A run's folder holds config.yaml, versions.json, metrics.jsonl (the ground truth), speed.jsonl, results.json,
+checkpoints/ and the exported model/.
 """
 
 import json
+import logging
 import platform
+import shutil
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,16 +19,26 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
+from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
 from recsys.training.preemption import Interrupted, StopAtBoundary
 from recsys.training.progress import SpeedBar
-from recsys.training.tracking import JsonlLogger, TrackConfig, make_loggers
+from recsys.training.tracking import TrackConfig, cut_lines, make_loggers
+
+NOT_FOR_USERS = (
+    r".*LeafSpec.*is deprecated",
+    r".*module\(s\) in eval mode at the start of training",  # the frozen text encoder
+    r".*is smaller than the logging interval",
+    r".*It is recommended to use .*sync_dist=True",  # the metrics hold counts over all processes already
+    r".*does not have many workers",
+)
+"""Starts of warnings, as patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +50,9 @@ class TrainerConfig:
     devices: int = 1
     """Processes on each node, one for each GPU."""
     nodes: int = 1
+    """Machines."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of the training steps; validation is computed in float32, as inference is."""
     threads: int | None = None
     """CPU threads of each process; null: all cores."""
     check_every: int = 1
@@ -45,6 +61,12 @@ class TrainerConfig:
     """Which weights become the run's model: those of the last step, or of the best validation."""
     accumulate: int = 1
     """Batches whose gradients are summed before a step."""
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("devices", "nodes", "check_every", "accumulate")}
+        wrong = {name: count for name, count in counts.items() if count < 1}
+        if wrong or (self.threads is not None and self.threads < 1):
+            raise InputError(f"trainer: expected counts of at least 1; found {wrong or {'threads': self.threads}}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,30 +95,38 @@ class RunConfig:
         return Path(self.runs) / self.name
 
 
-def open_run(config: RunConfig) -> Path | None:
-    """Make the run's folder, or find what to resume.
+def check_run(config: RunConfig) -> Path | None:
+    """The checkpoint to go on from, if any.
 
-    Returns the checkpoint to go on from, if any. Refuses to overwrite a run unasked, and to resume under another config.
+    Refuses to overwrite a run unasked, and to resume under another config. Writes nothing.
     """
-    folder, text = config.folder, config_text(config)
-    saved = folder / "config.yaml"
+    folder, saved = config.folder, config.folder / "config.yaml"
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if config.resume:
-        if not checkpoint.is_file():
-            raise InputError(f"Nothing to resume in {folder}: {checkpoint} does not exist. Start the run without --resume.")
-        if saved.read_text() != text:
-            raise InputError(f"{folder} was started with another config ({saved}); resume with the same values, or choose another --name.")
+        if not checkpoint.is_file() or not saved.is_file():
+            raise InputError(f"Nothing to resume: {checkpoint} does not exist. Start the run without --resume.")
+        if saved.read_text() != config_text(config):
+            remedy = "resume with the same values, or choose another --name"
+            raise InputError(f"{folder} was started with another config ({saved}); {remedy}.")
         return checkpoint
     if saved.is_file() and not config.overwrite:
-        state = "a finished run" if (folder / "results.json").is_file() else "an unfinished run"
-        raise InputError(f"{folder} holds {state}. Go on with --resume=true, replace it with --overwrite=true, or choose another --name.")
-    with disk_errors(folder):
-        for old in ("metrics.jsonl", "speed.jsonl", "results.json", "samples.json", "wandb_id", "checkpoints/last.ckpt"):
-            (folder / old).unlink(missing_ok=True)
-        for old in folder.glob("checkpoints/best*.ckpt"):
-            old.unlink()
-        write_atomic(saved, text)
+        state = "a finished run" if (folder / "model").is_dir() else "an unfinished run"
+        resume = "Go on with --resume=true, replace" if checkpoint.is_file() else "Replace"
+        raise InputError(f"{folder} holds {state}. {resume} it with --overwrite=true, or choose another --name.")
     return None
+
+
+def open_run(config: RunConfig) -> Path | None:
+    """Make the run's folder, or find what to resume: as `check_run`, but what an older run left is removed."""
+    folder, checkpoint = config.folder, check_run(config)
+    if checkpoint is None:
+        with disk_errors(folder):
+            for old in ("metrics.jsonl", "speed.jsonl", "results.json", "samples.json", "wandb_id"):
+                (folder / old).unlink(missing_ok=True)
+            for old in ("checkpoints", "model", "tensorboard"):
+                shutil.rmtree(folder / old, ignore_errors=True)
+            write_atomic(folder / "config.yaml", config_text(config))
+    return checkpoint
 
 
 def config_text(config: Any) -> str:
@@ -109,8 +139,9 @@ def write_versions(folder: Path, data_hash: str, extra: dict[str, Any] | None = 
     """versions.json: what made this run."""
     packages = ("torch", "lightning", "transformers", "torchmetrics", "polars", "numpy", "datasets", "wandb")
     content = {name: version(name) for name in packages}
-    content |= {"python": platform.python_version(), "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {_chip()}"}
-    content |= {"date": datetime.now(UTC).date().isoformat(), "data": data_hash, "command": " ".join(sys.argv[:3]), **(extra or {})}
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_chip()}"
+    content |= {"python": platform.python_version(), "machine": machine, "date": datetime.now(UTC).date().isoformat()}
+    content |= {"data": data_hash, "command": " ".join(sys.argv[:3]), **(extra or {})}
     write_atomic(folder / "versions.json", json.dumps(content, indent=1))
 
 
@@ -123,52 +154,78 @@ def _chip() -> str:
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Threads and seeds of this process; deterministic algorithms."""
+    """Threads and seeds of this process, and silence for Lightning's remarks that a user can do nothing about."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, verbose=False)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for remark in NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=remark)
 
 
-def fit(config: RunConfig, module: LightningModule, data: DataModule, *, steps: int, monitor: str, checkpoint: Path | None) -> Trainer:
-    """Train to the end, or raise Interrupted after saving. The module holds the last weights afterwards."""
-    folder = config.folder
-    loggers = make_loggers(config.track, folder, yaml.safe_load(config_text(config)))
+def fit(
+    config: RunConfig, module: LightningModule, data: DataModule, *, steps: int, monitor: str, checkpoint: Path | None
+) -> Trainer:
+    """Train to the end, or raise Interrupted after saving.
+
+    The module holds the weights to export afterwards: the last ones, or those with the best `monitor` on validation.
+    """
+    folder, validates = config.folder, bool(data.val_dataloader())
+    if config.trainer.export == "best" and not (validates and config.trainer.check_every <= config.optim.epochs):
+        raise InputError("trainer.export is 'best', but no validation takes place; set it to last, or add valid rows.")
     if checkpoint is not None:
-        step = torch.load(checkpoint, weights_only=True, map_location="cpu")["global_step"]
-        for logger in loggers:
-            if isinstance(logger, JsonlLogger):
-                logger.cut(step)
+        step = read_checkpoint(checkpoint)["global_step"]
+        cut_lines(folder / "metrics.jsonl", step - 1)
+        cut_lines(folder / "speed.jsonl", step)
     stop = StopAtBoundary(folder / "checkpoints" / "last.ckpt")
-    best = ModelCheckpoint(folder / "checkpoints", filename="best", monitor=monitor, mode="max", save_top_k=1, enable_version_counter=False)
-    last = ModelCheckpoint(folder / "checkpoints", filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True)
-    trainer = Trainer(
+    best = ModelCheckpoint(
+        folder / "checkpoints", filename="best", monitor=monitor, mode="max", enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )  # fmt: skip
+    callbacks = [
+        SeededNoise(config.seed),
+        SpeedBar(folder / "speed.jsonl", steps),
+        *([best] if validates else []),
+        stop,
+    ]
+    with disk_errors(folder):
+        trainer = make_trainer(config, callbacks)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if stop.saved:
+        step = trainer.global_step
+        raise Interrupted(f"Stopped at step {step} of {steps}; everything is saved. Go on with --resume=true.")
+    if config.trainer.export == "best":
+        content = read_checkpoint(Path(best.best_model_path))
+        module.on_load_checkpoint(content)
+        module.load_state_dict(content["state_dict"])
+    return trainer
+
+
+def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
+    """Lightning's trainer, as the config has it."""
+    loggers = make_loggers(config.track, config.folder, yaml.safe_load(config_text(config)))
+    return Trainer(
         accelerator=config.trainer.accelerator, devices=config.trainer.devices, num_nodes=config.trainer.nodes,
         precision=config.trainer.precision, max_epochs=config.optim.epochs, gradient_clip_val=config.optim.clip,
         accumulate_grad_batches=config.trainer.accumulate, check_val_every_n_epoch=config.trainer.check_every,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=loggers, log_every_n_steps=config.track.every,
-        callbacks=[best, last, SpeedBar(folder / "speed.jsonl", steps), stop],
-        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    with disk_errors(folder):
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if stop.saved:
-        raise Interrupted(f"Stopped at step {trainer.global_step} of {steps}; everything is saved. Go on with --resume=true.")
-    if config.trainer.export == "best":
-        state = torch.load(best.best_model_path, weights_only=True, map_location="cpu")["state_dict"]
-        module.load_state_dict(state)
-    return trainer
 
 
-def publish_model(folder: Path, save: Any) -> None:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; no code of it is run."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch has no error of its own for this
+        found = str(error).splitlines()[0]
+        raise InputError(
+            f"{path} is not a readable checkpoint ({found}); start again with --overwrite=true."
+        ) from error
+
+
+def publish_model(folder: Path, save: Callable[[Path], None]) -> None:
     """Replace folder/model by what `save(folder)` writes, in one rename."""
     with publish_folder(folder / "model") as made:
         save(made)
-
-
-def add_stage(folder: Path, name: str, metrics: dict[str, float], *, seconds: float | None = None) -> None:
-    """Add or replace one stage's figures in results.json."""
-    path = folder / "results.json"
-    content = json.loads(path.read_text()) if path.is_file() else {"stages": []}
-    stages = [stage for stage in content["stages"] if stage["name"] != name]
-    stages.append({"name": name, "metrics": metrics, "seconds": seconds})
-    write_atomic(path, json.dumps({**content, "stages": stages, "queries": int(metrics.get("queries", 0))}, indent=1))

@@ -1,4 +1,7 @@
-"""Where numbers go: a JSONL beside the run is the ground truth; W&B and TensorBoard by config. Nothing personal is logged."""
+"""Where numbers go: a JSONL beside the run is the ground truth; W&B and TensorBoard by config.
+
+Nothing personal is logged: settings and measures alone.
+"""
 
 import json
 import secrets
@@ -9,7 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from recsys.errors import InputError
 from recsys.shards import write_atomic
 
 
@@ -20,9 +25,15 @@ class TrackConfig:
     wandb: Literal["off", "offline", "online"] = "off"
     """W&B; the key comes from the environment (WANDB_API_KEY)."""
     project: str = "recsys"
+    """The W&B project."""
     tensorboard: bool = False
+    """Write TensorBoard files below the run's folder."""
     every: int = 20
     """Steps between two logged values."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"track.every is {self.every}; expected at least 1 step.")
 
 
 class JsonlLogger(Logger):
@@ -45,31 +56,46 @@ class JsonlLogger(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The config is saved beside; nothing to do."""
 
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one line."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
 
-    def cut(self, step: int) -> None:
-        """Forget what was logged after `step`: a resumed run logs it again."""
-        if self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] < step]
-            write_atomic(self.path, "".join(line + "\n" for line in kept))
+
+def cut_lines(path: Path, last: int) -> None:
+    """Forget the lines of a JSONL file beyond step `last`, and one left unfinished: a resumed run writes them again."""
+    if path.is_file():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        write_atomic(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= last))
 
 
 def make_loggers(config: TrackConfig, run: Path, settings: dict[str, Any]) -> list[Logger]:
-    """The JSONL first, then the trackers that the config names."""
+    """The JSONL first, then the trackers that the config names; `settings` is what they show as the run's config."""
     loggers: list[Logger] = [JsonlLogger(run / "metrics.jsonl")]
     if config.wandb != "off":
-        tracker = WandbLogger(
-            project=config.project, name=run.name, id=_wandb_id(run), save_dir=str(run), resume="allow", offline=config.wandb == "offline"
-        )
-        tracker.log_hyperparams(settings)
-        loggers.append(tracker)
+        loggers.append(_wandb_logger(config, run, settings))
     if config.tensorboard:
         loggers.append(TensorBoardLogger(save_dir=str(run), name="", version="tensorboard"))
     return loggers
+
+
+def _wandb_logger(config: TrackConfig, run: Path, settings: dict[str, Any]) -> WandbLogger:
+    """What the process prints stays here (console off): it is no metric."""
+    import wandb  # seconds to import, and most runs do not need it
+
+    if wandb.run is not None:  # of an earlier run of this process, which this one would be added to
+        wandb.finish()
+    tracker = WandbLogger(
+        project=config.project, name=run.name, id=_wandb_id(run), save_dir=str(run), offline=config.wandb == "offline",
+        settings={"console": "off"},
+    )  # fmt: skip
+    try:
+        tracker.log_hyperparams(settings)
+    except wandb.Error as error:
+        found = str(error).splitlines()[0]
+        raise InputError(f"W&B did not start ({found}); set WANDB_API_KEY, or use --track.wandb=offline.") from error
+    return tracker
 
 
 def _wandb_id(run: Path) -> str:

@@ -1,0 +1,181 @@
+"""The command line: train, infer, validate, report, demo. A fault that the user can mend is one sentence and exit code 2."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recsys import __version__
+from recsys.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from recsys.config import TextConfig
+
+HELP = """recsys: candidate generation and second selection with pretrained models
+
+  recsys validate CONFIG                     what is in the tables, and every fault
+  recsys train    CONFIG [--key=value ...]   train a retriever or a pruner; runs/NAME holds all of it
+  recsys infer    STAGE CONFIG [--key=value ...]
+                  candidates   what the retriever proposes where the answer is known: the pruner learns from it
+                  recommend    lists for all users, or for those in --users=FILE
+                  search       lists for a queries table
+                  export       the text tower for sentence-transformers
+  recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
+  recsys demo     [--size=N] [--folder=DIR]  the whole journey on data that is made on the spot
+
+CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
+  recsys train CONFIG --help            every key, with its meaning
+  recsys train CONFIG --print_config    the full config
+`python train.py ...` and `python infer.py ...` are the same commands.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 faults found (validate), 2 bad input, 130 stopped and saved."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(__version__)
+        return 0
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return _command(given[0])(given[1:])
+    except InputError as error:
+        print(f"recsys: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("recsys: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "demo": _demo}
+    if name not in commands:
+        raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
+    return commands[name]
+
+
+# Each command imports what it needs when it runs: `recsys --help` is instant, and validation needs no torch.
+
+
+def _train(arguments: list[str]) -> int:
+    from recsys.config import parse_run, read_task
+    from recsys.training.preemption import Interrupted
+
+    if _asks_for_help(arguments):
+        return 0
+    task = read_task(arguments)
+    if task == "retriever":
+        from recsys.training.retriever_run import RetrieverRun, train_retriever
+
+        run = _trained(lambda: train_retriever(parse_run(RetrieverRun, arguments, program="recsys train")), Interrupted, arguments)
+    elif task == "pruner":
+        from recsys.training.pruner_run import PrunerRun, train_pruner
+
+        run = _trained(lambda: train_pruner(parse_run(PrunerRun, arguments, program="recsys train")), Interrupted, arguments)
+    else:
+        raise InputError(f"{arguments[0]} has task {task!r}; train takes retriever or pruner.{nearest(task, ['retriever', 'pruner'])}")
+    if run is None:
+        return 130
+    _print_results(run)
+    return 0
+
+
+def _trained(work: Callable[[], Path], interrupted: type[Exception], arguments: list[str]) -> Path | None:
+    try:
+        return work()
+    except interrupted as stop:
+        kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
+        print(f"{stop}\nrecsys train {' '.join(kept)} --resume=true", file=sys.stderr)
+        return None
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return True
+    return False
+
+
+def _infer(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import parse_run
+    from recsys.recommend.run import STAGES, InferRun, run_stage
+
+    if arguments[0] not in STAGES:
+        raise InputError(f"Unknown stage {arguments[0]!r}.{nearest(arguments[0], STAGES)} Expected one of {', '.join(STAGES)}.")
+    if len(arguments) < 2:
+        raise InputError(f"Expected a config: recsys infer {arguments[0]} CONFIG, e.g. configs/infer/ml1m.yaml")
+    config = parse_run(InferRun, arguments[1:], program=f"recsys infer {arguments[0]}")
+    print(run_stage(arguments[0], config))
+    if arguments[0] == "recommend":
+        _print_results(config.folder)
+    return 0
+
+
+def _validate(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import read_model_text, read_part
+    from recsys.tables import DataConfig, render, validate
+
+    overrides = [one for one in arguments[1:] if one != "--show_ids"]
+    config = read_part(Path(arguments[0]), "data", DataConfig, overrides)
+    if config is None:
+        raise InputError(f"{arguments[0]} has no `data`; expected a folder of tables and the roles of their columns.")
+    report = validate(config, _unknown_share(read_model_text(Path(arguments[0]))), show_ids="--show_ids" in arguments)
+    print(render(report))
+    return 1 if report.errors else 0
+
+
+def _unknown_share(text: "TextConfig | None") -> "Callable[[Sequence[str]], float] | None":
+    """Share of tokens that the run's own tokenizer does not know, where it has one that is not trained on the data."""
+    if text is None or text.from_scratch:
+        return None
+    from recsys.data.text import load_tokenizer, unknown_share
+
+    tokenizer = load_tokenizer(text, [], Path())
+    return lambda texts: unknown_share(tokenizer, texts)
+
+
+def _report(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.recommend.latency import measure_latency
+    from recsys.reports.page import write_page
+
+    unknown = [one for one in arguments[1:] if one != "--show_ids"]
+    if unknown:
+        raise InputError(f"Unknown option {unknown[0]}.{nearest(unknown[0], ['--show_ids'])} Expected --show_ids or nothing.")
+    run = Path(arguments[0])
+    latency = measure_latency(run)
+    for name, values in latency.items():
+        print(f"{name}: p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms")
+    print(write_page(run, show_ids="--show_ids" in arguments))
+    return 0
+
+
+def _demo(arguments: list[str]) -> int:
+    from recsys.demo import run_demo
+
+    return run_demo(arguments)
+
+
+def _print_results(run: Path) -> None:
+    from recsys.reports.page import print_results
+    from recsys.results import read_results
+
+    results = read_results(run)
+    if results["stages"]:
+        print(print_results(results))
+    print(run)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,231 @@
+"""Candidate lists -> batches for the pruner: the retriever's own proposals for requests whose answers are known."""
+
+import json
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recsys.batch import Batch, PrunerBatch
+from recsys.data.datasets import Features, Local
+from recsys.data.pairs import PairTexts
+from recsys.data.prepare import Prepared
+from recsys.data.requests import Requests, candidate_requests, join_requests, request_pasts
+from recsys.data.sampling import Draw, uniform
+from recsys.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListEvaluation(Batch):
+    """B lists whose answers are known, and what they are made of in rows of the items table."""
+
+    lists: PrunerBatch
+    item: Tensor  # [B, K] int64, padded with -1
+    targets: Tensor  # [B, P] int64, padded with -1
+    grades: Tensor  # [B, P] float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateLists:
+    """A folder of candidates. Request r owns candidates offsets[r]:offsets[r + 1], best first."""
+
+    requests: Requests
+    sets: dict[str, np.ndarray]
+    """Numbers of the requests that are learnt from (`second`) and judged on (`valid`, `valid_query`)."""
+    offsets: np.ndarray  # [R + 1] int64
+    item: np.ndarray  # [candidates] int32
+    score: np.ndarray  # [candidates] float32
+    label: np.ndarray  # [candidates] float32
+    item_vectors: np.ndarray  # [N, D] float32
+    user_vectors: np.ndarray  # [R, D] float32
+
+    @classmethod
+    def read(cls, folder: Path, data: Prepared) -> "CandidateLists":
+        """Open what the inference stage `candidates` wrote. Raises InputError if it is not whole or not of this data set."""
+        groups = candidate_requests(data, _source(folder, data)["tasks"])
+        if not any(stage == "second" for stage, _ in groups):
+            raise InputError("The pruner has nothing to learn from: set data.split.second to 1 or more before the retriever is trained.")
+        requests = join_requests([one for _, one in groups])
+        frame = _read_parts(folder, len(requests), len(data.catalogue))
+        counts = np.bincount(frame["request"].to_numpy(), minlength=len(requests))
+        vectors = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("item_vectors", "user_vectors")}
+        if len(vectors["item_vectors"]) != len(data.catalogue) or len(vectors["user_vectors"]) != len(requests):
+            raise _incomplete(folder, "its vectors are of another number of items or requests")
+        return cls(
+            requests=requests, sets=_sets(groups), offsets=np.concatenate([[0], np.cumsum(counts)]),
+            item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(), **vectors,
+        )  # fmt: skip
+
+    def table(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items (padded with -1), scores and labels of some requests, each [B, K]."""
+        starts, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        steps = np.arange(max(int(sizes.max(initial=0)), 1))
+        real = steps < sizes[:, None]
+        where = (starts[:, None] + steps)[real]
+        out = np.full(real.shape, -1, dtype=np.int64), np.zeros(real.shape, np.float32), np.zeros(real.shape, np.float32)
+        for table, values in zip(out, (self.item, self.score, self.label), strict=True):
+            table[real] = values[where]
+        return out
+
+    def found(self) -> np.ndarray:
+        """[R] bool: whether a right answer stands in the list."""
+        total = np.concatenate([[0], np.cumsum(self.label > 0)])
+        return total[self.offsets[1:]] > total[self.offsets[:-1]]
+
+
+def _source(folder: Path, data: Prepared) -> dict:
+    path = folder / "source.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is no folder of candidates: it has no source.json. Make it with: infer.py candidates CONFIG")
+    source = json.loads(path.read_text())
+    if source["data"] != data.hash:
+        raise InputError(
+            f"The candidates in {folder} were made from other tables or roles (data {source['data'][:12]}, here {data.hash[:12]}). "
+            "Use the data section of the retriever's config, or make them again with: infer.py candidates CONFIG"
+        )
+    return source
+
+
+def _read_parts(folder: Path, requests: int, items: int) -> pl.DataFrame:
+    """All candidates, sorted by request and rank."""
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise _incomplete(folder, "it has no part-*.parquet")
+    manifest = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {"parts": {}}
+    frame = pl.scan_parquet(paths).select("request", "rank", "item", "score", "label").collect()
+    if len(frame) != sum(part["rows"] for part in manifest["parts"].values()):
+        raise _incomplete(folder, "its parts do not hold the rows that its manifest.json names")
+    if not len(frame) or not 0 <= int(frame["request"].min()) <= int(frame["request"].max()) < requests or int(frame["item"].max()) >= items:  # type: ignore[arg-type]
+        raise _incomplete(folder, "its numbers of requests or items do not fit the data set")
+    return frame.sort("request", "rank")
+
+
+def _incomplete(folder: Path, what: str) -> InputError:
+    return InputError(f"The candidates in {folder} cannot be used: {what}. Make them again with: infer.py candidates CONFIG --overwrite=true")
+
+
+def _sets(groups: list[tuple[str, Requests]]) -> dict[str, np.ndarray]:
+    ends = np.cumsum([len(one) for _, one in groups])
+    found: dict[str, np.ndarray] = {}
+    for (stage, one), end in zip(groups, ends, strict=True):
+        name = "valid_query" if stage == "valid" and (one.queries >= 0).all() else stage
+        found[name] = np.concatenate([found.get(name, np.zeros(0, dtype=np.int64)), np.arange(end - len(one), end)])
+    return found
+
+
+def latest_only(features: Features, history: int) -> Features:
+    """The same reader with histories of at most `history` entries."""
+    narrow = copy(features)
+    narrow.max_items = min(features.max_items, history)
+    return narrow
+
+
+def assemble_lists(  # noqa: PLR0913
+    features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, labels: np.ndarray,
+    item_vectors: np.ndarray, user_vectors: np.ndarray, pairs: PairTexts | None, *, ranks: np.ndarray | None = None,
+) -> PrunerBatch:  # fmt: skip
+    """B requests and their candidates as a batch, for training and for inference.
+
+    Args:
+        features: reader of the pruner's features (see `latest_only`).
+        requests: B requests.
+        candidates: [B, K] rows of the items table, best first, padded with -1 at the end.
+        scores: [B, K] of the retriever.
+        labels: [B, K] grades; zeros where nothing is known.
+        item_vectors: [N, D] the retriever's vectors of all items.
+        user_vectors: [B, D] the retriever's vectors of these requests.
+        pairs: reader of pairs of texts for a cross-encoder, or None.
+        ranks: [B, K] places in the retriever's lists where candidates were left out; None: the columns.
+    """
+    pasts = request_pasts(features, requests)
+    known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
+    items = known[known >= 0] if (known >= 0).any() else np.zeros(1, dtype=np.int64)
+    local = Local(items, len(features.data.catalogue))
+    texts = pairs.batch(pasts, requests.users, requests.queries, candidates) if pairs is not None else None
+    states = int((candidates >= 0).sum()) + sum(len(past.item) for past in pasts)
+    return PrunerBatch(
+        users=features.users(pasts, requests.users, requests.queries, local),
+        items=features.items(items),
+        item_vector=torch.from_numpy(np.asarray(item_vectors[items], dtype=np.float32)),
+        user_vector=torch.from_numpy(np.asarray(user_vectors, dtype=np.float32)),
+        candidate=torch.from_numpy(np.where(candidates >= 0, local.find(candidates), -1)),
+        retriever_score=torch.from_numpy(np.asarray(scores, dtype=np.float32)),
+        label=torch.from_numpy(np.asarray(labels, dtype=np.float32)),
+        rank=None if ranks is None else torch.from_numpy(ranks),
+        pairs=texts,
+        tokens=states if texts is None else int(texts.mask.sum()),
+    )
+
+
+class PrunerRows:
+    """Training rows of the pruner: lists of the stage `second`. A list keeps its positives and some of the others."""
+
+    def __init__(
+        self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int, pointwise: bool, seed: int
+    ) -> None:
+        """`rows` are numbers of requests; without a `pointwise` loss, lists without a positive say nothing and are left out."""
+        self.features, self.lists, self.pairs, self.sampled, self.seed = features, lists, pairs, sampled, seed
+        self.rows = rows if pointwise else rows[lists.found()[rows]]
+        if not lists.found()[rows].any():
+            raise InputError("No candidate list to train on holds a right answer; propose more candidates, or train the retriever for longer.")
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """States of a row: history entries (of this request, as far as they are read) and candidates."""
+        histories, requests = self.features.data.histories, self.lists.requests.take(self.rows)
+        sizes = np.diff(self.lists.offsets)[self.rows]
+        if histories is None:
+            return sizes
+        past = np.where(requests.ends >= 0, requests.ends - histories.offsets[np.maximum(requests.users, 0)], 0)
+        return sizes + np.minimum(past, self.features.max_items)
+
+    def groups(self) -> np.ndarray:
+        """0: users, 1: queries."""
+        return (self.lists.requests.queries[self.rows] >= 0).astype(np.int64)
+
+    def assemble(self, draw: Draw) -> PrunerBatch:
+        """Make one batch."""
+        rows, lists = self.rows[draw.rows], self.lists
+        item, score, label = lists.table(rows)
+        kept = self._kept(draw.epoch, rows, item, label)
+        item, score, label = (np.take_along_axis(table, kept, axis=1) for table in (item, score, label))
+        left_out = np.arange(item.shape[1]) >= (kept >= 0).sum(1, keepdims=True)
+        return assemble_lists(
+            self.features, lists.requests.take(rows), np.where(left_out, -1, item), score, np.where(left_out, 0, label),
+            lists.item_vectors, lists.user_vectors[rows], self.pairs, ranks=np.maximum(kept, 0),
+        )  # fmt: skip
+
+    def _kept(self, epoch: int, rows: np.ndarray, item: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """[B, k] columns that stay, in the retriever's order; -1 is padding at the end."""
+        chance = uniform(self.seed, epoch, (rows[:, None] << 20) + np.arange(item.shape[1]))
+        chance = np.where(item < 0, 2.0, np.where(label > 0, -1.0, chance))
+        order = np.argsort(chance, axis=1, kind="stable")
+        real = (item >= 0).sum(1)
+        count = np.minimum((label > 0).sum(1) + self.sampled, real)
+        columns = np.where(np.arange(item.shape[1]) < count[:, None], order, item.shape[1])
+        columns = np.sort(columns, axis=1)[:, : max(int(count.max(initial=0)), 1)]
+        return np.where(columns < item.shape[1], columns, -1)
+
+
+def list_evaluations(
+    features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None, *, batch_size: int = 64, part: int = 0, parts: int = 1
+) -> Iterator[ListEvaluation]:
+    """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
+    mine = rows[part::parts]
+    for start in range(0, len(mine), batch_size):
+        yield _evaluation(features, lists, mine[start : start + batch_size], pairs)
+
+
+def _evaluation(features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None) -> ListEvaluation:
+    requests = lists.requests.take(rows)
+    item, score, label = lists.table(rows)
+    width = max([len(targets) for targets in requests.target_rows] + [1])
+    targets, grades = np.full((len(rows), width), -1, dtype=np.int64), np.zeros((len(rows), width), dtype=np.float32)
+    for number, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
+        targets[number, : len(right)], grades[number, : len(right)] = right, grade
+    batch = assemble_lists(features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], pairs)
+    return ListEvaluation(lists=batch, item=torch.from_numpy(item), targets=torch.from_numpy(targets), grades=torch.from_numpy(grades))

@@ -1,0 +1,161 @@
+"""A small transformer over cached states: the user's side and all K candidates in one sequence.
+
+A request costs H + K tokens, not K x (H + 1). The user's tokens see one another; a candidate sees the user's tokens and
+itself, so that what it is worth does not depend on which others stand beside it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.batch import ItemBatch, PrunerBatch, UserBatch
+from recsys.models.fields import Categories, Numbers
+from recsys.models.towers import Sizes
+
+USER, QUERY, PROFILE, MOMENT, HISTORY, CANDIDATE = range(6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig:
+    """Size of the joint transformer."""
+
+    width: int
+    layers: int
+    heads: int
+    dropout: float
+    history: int
+    profile: bool
+    context: bool
+    text_width: int
+    """Of the frozen encoder's vectors; 0 for none."""
+    vector_width: int
+    """Of the retriever's vectors."""
+
+
+class JointEncoder(nn.Module):
+    """PrunerBatch -> [B, K, D] states of the candidates, normalised, float32; those of padding mean nothing."""
+
+    def __init__(self, config: JointConfig, sizes: Sizes) -> None:
+        super().__init__()
+        width = config.width
+        self.words = _projection(config.text_width, width) if config.text_width else None
+        self.item = _projection(config.vector_width, width)
+        self.user = _projection(config.vector_width, width)
+        self.match = nn.Linear(config.vector_width, width)
+        self.evidence = nn.Linear(2, width)
+        self.category = Categories(sizes.item_category, width) if sizes.item_category else None
+        self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
+        self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
+        self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
+        self.context = Categories(sizes.context, width) if config.context and sizes.context else None
+        self.event = nn.Embedding(sizes.event + 2, width) if sizes.event else None  # the last: a search
+        self.kind = nn.Embedding(CANDIDATE + 1, width)
+        self.recency = nn.Embedding(config.history, width)
+        for table in (self.kind, self.recency, *([self.event] if self.event else [])):
+            nn.init.normal_(table.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, batch: PrunerBatch, evidence: Tensor) -> Tensor:
+        """`evidence` [B, K, 2] is what the retriever says of each candidate: standardised score, log of 1 + rank."""
+        items = self._items(batch.items, batch.item_vector)
+        users, mask = self._users(batch, items)
+        x = torch.cat([users, self._candidates(batch, items, evidence)], dim=1)
+        seen = _visible(mask, batch.candidate.shape[1])
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, seen)
+        return self.norm(x[:, users.shape[1] :].float())
+
+    def _items(self, batch: ItemBatch, vectors: Tensor) -> Tensor:
+        """[n, D], one state for each distinct item."""
+        state = self.item(vectors)
+        if self.words is not None and batch.text_vector is not None:
+            state = state + self.words(batch.text_vector)
+        if self.category is not None and batch.category is not None:
+            state = state + self.category(batch.category)
+        return state if self.number is None or batch.number is None else state + self.number(batch.number)
+
+    def _candidates(self, batch: PrunerBatch, items: Tensor, evidence: Tensor) -> Tensor:
+        """[B, K, D]; the product of the retriever's two vectors lets its score be weighed anew, part by part."""
+        rows = batch.candidate.clamp_min(0)
+        match = F.embedding(rows, batch.item_vector) * batch.user_vector[:, None]
+        state = F.embedding(rows, items) + self.match(match) + self.evidence(evidence)
+        return state + self.kind.weight[CANDIDATE]
+
+    def _users(self, batch: PrunerBatch, items: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
+        users = batch.users
+        single = [(USER, self.user(batch.user_vector), None)]
+        queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
+        if queries is not None and users.query is not None:
+            single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))
+        single += [(PROFILE, state, None) for state in [self._profile(users)] if state is not None]
+        if self.context is not None and users.context is not None:
+            now = users.context[torch.arange(batch.rows, device=items.device), users.history_mask.sum(1)]
+            single.append((MOMENT, self.context(now[..., None]), None))
+        always = torch.ones_like(batch.candidate[:, 0], dtype=torch.bool)
+        tokens = torch.stack([state + self.kind.weight[kind] for kind, state, _ in single], dim=1)
+        real = torch.stack([always if mask is None else mask for *_, mask in single], dim=1)
+        history, latest = self._history(users, items, queries)
+        return torch.cat([tokens, history], dim=1), torch.cat([real, latest], dim=1)
+
+    def _profile(self, users: UserBatch) -> Tensor | None:
+        parts = []
+        if self.profile is not None and users.profile is not None:
+            parts.append(self.profile(users.profile))
+        if self.profile_number is not None and users.profile_number is not None:
+            parts.append(self.profile_number(users.profile_number))
+        return torch.stack(parts).sum(dim=0) if parts else None
+
+    def _history(self, users: UserBatch, items: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[B, H, D], and [B, H] which are among the latest. Places count from the end: "the last" is the same for all."""
+        entries = items if queries is None else torch.cat([items, queries])
+        state = F.embedding(users.history, entries) + self.kind.weight[HISTORY]
+        count = users.history_mask.sum(1, keepdim=True)
+        age = count - 1 - torch.arange(users.history.shape[1], device=items.device)
+        latest = (age >= 0) & (age < self.recency.num_embeddings)
+        state = state + self.recency(age.clamp(0, self.recency.num_embeddings - 1))
+        return (state if self.event is None or users.event is None else state + self.event(users.event)), latest
+
+
+def _projection(wide: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, width))
+
+
+def _visible(users: Tensor, candidates: int) -> Tensor:
+    """[B, 1, S, S] bool: everyone sees the user's real tokens, a candidate itself too. `users` [B, U]."""
+    rows, length = users.shape
+    size = length + candidates
+    itself = torch.eye(size, dtype=torch.bool, device=users.device)
+    itself[:length] = False
+    return F.pad(users, (0, candidates))[:, None, None, :].expand(rows, 1, size, size) | itself
+
+
+class _Block(nn.Module):
+    """Pre-norm attention and feed-forward; the softmax is float32 also under autocast."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_feedforward = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
+        x = x + self.dropout(self.out(self._attend(self.norm_attention(x), seen)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm_feedforward(x)))))
+
+    def _attend(self, x: Tensor, seen: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        q, k, v = self.qkv(x).float().view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return mixed.transpose(1, 2).reshape(rows, length, width)

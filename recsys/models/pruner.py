@@ -1,0 +1,166 @@
+"""The second selection: every candidate judged beside its user, and what is kept.
+
+The retriever's evidence comes first: an untrained pruner keeps exactly the retriever's order, and training learns what
+to change about it. Two encoders: a small joint transformer over cached states (text frozen, or no text), or a
+cross-encoder over the words of each (user, candidate) pair (text lora or full).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recsys.batch import PrunerBatch, TextBatch
+from recsys.config import TextConfig
+from recsys.errors import InputError
+from recsys.models.joint import JointConfig, JointEncoder
+from recsys.models.text import TextEncoder
+from recsys.models.towers import Sizes
+
+_PAIRS = 256  # pairs encoded at one time
+_RARE = -4.0  # logit at the start: about one candidate in fifty is right
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunerConfig:
+    """What the pruner is made of."""
+
+    text: TextConfig | None = None
+    """Text encoder. frozen: cached vectors feed the joint transformer; lora or full: a cross-encoder over pairs of texts;
+    null: the joint transformer without texts."""
+    width: int = 128
+    """Of the joint transformer."""
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+    history: int = 30
+    """Latest entries of the history on the user's side."""
+    profile: bool = True
+    """Whether the user's category and number columns are used, where there are some."""
+    context: bool = True
+    """Whether the context columns of the moment are used, where there are some (joint transformer)."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise InputError(f"model.width {self.width} is no multiple of model.heads {self.heads}; change one of them.")
+        if self.history < 1:
+            raise InputError(f"model.history is {self.history}; expected at least 1 entry on the user's side.")
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether this is a cross-encoder over pairs of texts."""
+        return self.text is not None and self.text.mode != "frozen"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionConfig:
+    """Which candidates stay. Both set: those that pass both. None set: all, in their new order."""
+
+    top: int | None = None
+    """Keep the m most probable."""
+    probability: float | None = None
+    """Keep those of at least this calibrated probability."""
+
+    def __post_init__(self) -> None:
+        if self.top is not None and self.top < 1:
+            raise InputError(f"decision.top is {self.top}; expected at least 1, or null to keep any number.")
+        if self.probability is not None and not 0 <= self.probability <= 1:
+            raise InputError(f"decision.probability is {self.probability}; expected a number from 0 to 1, or null.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What turns a logit into a probability: sigmoid(scale * logit + shift) (Platt 1999)."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+
+def decide(probabilities: np.ndarray, decision: DecisionConfig) -> np.ndarray:
+    """Which candidates stay: the most probable, those that are probable enough, or both.
+
+    Equal ones by column, the retriever's order. A negative probability (padding) never stays.
+
+    Args:
+        probabilities: [B, K] from `Pruner.probability`.
+        decision: what is kept.
+
+    Returns:
+        [B, K] bool.
+    """
+    kept = probabilities >= (decision.probability or 0.0)
+    if decision.top is not None:
+        order = np.argsort(-probabilities, axis=1, kind="stable")
+        place = np.empty_like(order)
+        np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
+        kept &= place < decision.top
+    return kept
+
+
+class Pruner(nn.Module):
+    """PrunerBatch -> [B, K] float32 logits, -inf at padding.
+
+    logit = a * standardised retriever score + b * log(1 + rank) + head(state) + bias, with a = 1, b = 0 and head = 0 at
+    the start. The score is standardised over the list's real candidates, so that no scale of the retriever matters.
+    """
+
+    def __init__(self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int) -> None:
+        """`vector_width` is the width of the retriever's vectors; `sizes` those of the data's columns."""
+        super().__init__()
+        self.config, self.sizes, self.text, self.vector_width = config, sizes, text, vector_width
+        text_width = text.width if text else 0
+        self.joint = None if config.reads_pairs else JointEncoder(_joint_config(config, text_width, vector_width), sizes)
+        width = text_width if config.reads_pairs else config.width
+        self.norm = nn.LayerNorm(width) if config.reads_pairs else nn.Identity()  # joint states are normalised already
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.bias, _RARE)
+        self.weights = nn.Parameter(torch.tensor([1.0, 0.0]))  # of score and rank
+        self.calibration, self.decision = Calibration(), DecisionConfig()
+
+    def forward(self, batch: PrunerBatch) -> Tensor:
+        real = batch.candidate >= 0
+        evidence = retriever_evidence(batch, real)
+        states = self._pair_states(batch, real) if self.joint is None else self.joint(batch, evidence)
+        with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
+            logits = evidence @ self.weights + self.head(self.dropout(self.norm(states.float())))[..., 0]
+        return logits.masked_fill(~real, float("-inf"))
+
+    def _pair_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
+        """[B, K, W]: each real pair read together, in blocks; zero at padding."""
+        assert batch.pairs is not None and self.text is not None
+        rows = real.flatten().nonzero()[:, 0]
+        found = torch.cat([self.text(_some(batch.pairs, block)).float() for block in rows.split(_PAIRS)])
+        states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
+        return states.view(*real.shape, -1)
+
+    def probability(self, logits: np.ndarray) -> np.ndarray:
+        """[B, K] float32 calibrated probability that a candidate is relevant, from its logit; 0 at padding (-inf)."""
+        real = np.isfinite(logits)
+        scaled = self.calibration.scale * np.where(real, logits, 0.0).astype(np.float64) + self.calibration.shift
+        return np.where(real, np.exp(-np.logaddexp(0.0, -scaled)), 0.0).astype(np.float32)
+
+
+def retriever_evidence(batch: PrunerBatch, real: Tensor) -> Tensor:
+    """[B, K, 2] float32: the retriever's score, zero mean and unit deviation over the list, and log(1 + rank)."""
+    score = batch.retriever_score.float().masked_fill(~real, 0)
+    count = real.sum(1, keepdim=True).clamp_min(1)
+    centred = (score - score.sum(1, keepdim=True) / count).masked_fill(~real, 0)
+    spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
+    columns = torch.arange(real.shape[1], device=real.device).expand_as(real)
+    rank = columns if batch.rank is None else batch.rank.clamp_min(0)
+    return torch.stack([centred / spread.clamp_min(1e-6), rank.float().log1p()], dim=-1)
+
+
+def _some(pairs: TextBatch, rows: Tensor) -> TextBatch:
+    part = None if pairs.part is None else pairs.part[rows]
+    return TextBatch(ids=pairs.ids[rows], mask=pairs.mask[rows], part=part)
+
+
+def _joint_config(config: PrunerConfig, text_width: int, vector_width: int) -> JointConfig:
+    return JointConfig(
+        width=config.width, layers=config.layers, heads=config.heads, dropout=config.dropout, history=config.history,
+        profile=config.profile, context=config.context, text_width=text_width, vector_width=vector_width,
+    )  # fmt: skip

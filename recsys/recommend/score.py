@@ -1,0 +1,58 @@
+"""Candidates -> the pruner's logits, a batch at a time."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from recsys.data.datasets import Features
+from recsys.data.lists import assemble_lists, latest_only
+from recsys.data.pairs import PairTexts
+from recsys.data.prepare import Prepared
+from recsys.data.requests import Requests
+from recsys.errors import InputError
+from recsys.models.pruner import Pruner
+from recsys.tables import DataConfig
+
+
+@torch.inference_mode()
+def score_candidates(  # noqa: PLR0913
+    pruner: Pruner, features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, item_vectors: np.ndarray,
+    user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
+) -> np.ndarray:  # fmt: skip
+    """[R, K] float32 logits of the candidates of R requests, -inf at padding.
+
+    Args:
+        pruner: in evaluation mode, on any device.
+        features: reader of the pruner's features; histories are cut to what the pruner reads.
+        requests: R requests.
+        candidates: [R, K] rows of the items table, best first, padded with -1 at the end.
+        scores: [R, K] of the retriever.
+        item_vectors: [N, D] the retriever's vectors of all items.
+        user_vectors: [R, D] the retriever's vectors of the requests.
+        batch_size: requests scored at one time.
+        pairs: reader of pairs of texts (`open_pairs`), which a cross-encoder needs.
+    """
+    if pruner.config.reads_pairs and pairs is None:
+        raise InputError("This pruner is a cross-encoder and was given no pairs of texts; open them with open_pairs(folder, pruner, data, config).")
+    narrow, device = latest_only(features, pruner.config.history), next(pruner.parameters()).device
+    out = np.full(candidates.shape, -np.inf, dtype=np.float32)
+    for start in range(0, len(requests), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(requests)))
+        batch = assemble_lists(
+            narrow, requests.take(rows), candidates[rows], scores[rows], np.zeros(candidates[rows].shape), item_vectors, user_vectors[rows], pairs
+        )
+        out[rows] = pruner(batch.to(device)).cpu().numpy()
+    return out
+
+
+def open_pairs(folder: Path, pruner: Pruner, data: Prepared, config: DataConfig) -> PairTexts | None:
+    """The reader of pairs of texts of a pruner's model folder; None if this pruner reads cached states."""
+    text = pruner.config.text
+    if text is None or not pruner.config.reads_pairs:
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder / "text", trust_remote_code=False)
+    return PairTexts(
+        data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history, folder=Path(config.cache)
+    )

@@ -1,0 +1,82 @@
+"""The pruner's training: judge lists; listwise and pointwise loss; log the cascade beside the retriever alone."""
+
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from recsys.batch import PrunerBatch
+from recsys.data.lists import ListEvaluation
+from recsys.errors import InputError
+from recsys.losses.ranking import listwise_softmax, pointwise_bce
+from recsys.metrics.accumulate import RankingMetrics
+from recsys.metrics.long_tail import popularity_segments
+from recsys.models.pruner import Pruner
+from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossMix:
+    """loss = listwise * softmax cross-entropy of each list + pointwise * binary cross-entropy of each candidate."""
+
+    listwise: float = 1.0
+    """Weight of the loss that orders a list."""
+    pointwise: float = 0.2
+    """Weight of the loss that makes a logit comparable between lists."""
+
+    def __post_init__(self) -> None:
+        if min(self.listwise, self.pointwise) < 0 or self.listwise + self.pointwise == 0:
+            raise InputError(f"loss: weights must not be negative and one must be positive; found {self}.")
+
+
+class PrunerTraining(LightningModule):
+    """Trains a Pruner on the retriever's candidates; validates the cascade, and the retriever's order of the same lists."""
+
+    def __init__(self, model: Pruner, popularity: Tensor, *, valid: list[str], optim: OptimConfig, loss: LossMix, total_steps: int) -> None:
+        """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
+        super().__init__()
+        self.model, self.optim, self.loss, self.total_steps = model, optim, loss, total_steps
+        segments = popularity_segments(popularity)
+        self.valid = [order for name in valid for order in (name, f"{name}_retriever")]
+        self.metrics = torch.nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
+
+    def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
+        logits, real = self.model(batch), batch.candidate >= 0
+        listwise, pointwise = (loss(logits, batch.label, real) for loss in (listwise_softmax, pointwise_bce))
+        loss = self.loss.listwise * listwise + self.loss.pointwise * pointwise
+        self.log_dict({"train/listwise": listwise, "train/pointwise": pointwise}, batch_size=batch.rows)
+        self.log("train/loss", loss, batch_size=batch.rows, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: ListEvaluation, _: int, dataloader_idx: int = 0) -> None:
+        for place, ranked in enumerate((reorder(self.model(batch.lists), batch.item), batch.item)):
+            metric = self.metrics[2 * dataloader_idx + place]
+            ranks = rank_in_lists(ranked, batch.targets, metric.items)
+            metric.update(ranks, batch.targets, _at_least(ranked, metric.list_k), batch.grades)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in zip(self.valid, self.metrics, strict=True):
+            self.log_dict({f"{name}/{key}": value for key, value in metric.compute().items()})
+            metric.reset()
+
+    def configure_optimizers(self):  # noqa: ANN201
+        optimizer = make_optimizer(self.model, self.optim)
+        schedule = make_schedule(optimizer, self.optim, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def reorder(logits: Tensor, items: Tensor) -> Tensor:
+    """[B, K] items by falling logit; equal ones stay in the retriever's order, padding (-inf) stays last."""
+    return items.gather(1, logits.argsort(dim=1, descending=True, stable=True))
+
+
+def rank_in_lists(items: Tensor, targets: Tensor, total: int) -> Tensor:
+    """[B, P] place of each target in its ordered list [B, K]; a miss has rank `total`, padding -1."""
+    same = targets.unsqueeze(2) == items.unsqueeze(1)  # [B, P, K]
+    ranks = torch.where(same.any(2), same.to(torch.uint8).argmax(2), total)
+    return ranks.masked_fill(targets < 0, -1)
+
+
+def _at_least(items: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(items, (0, max(width - items.shape[1], 0)), value=-1)

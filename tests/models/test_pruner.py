@@ -1,0 +1,230 @@
+"""The pruner: the retriever's order at the start, candidates judged one by one, decisions and probabilities."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.batch import ItemBatch, PrunerBatch, TextBatch, UserBatch
+from recsys.config import TextConfig
+from recsys.errors import InputError
+from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig, decide, retriever_evidence
+from recsys.models.text import TextEncoder
+from recsys.models.towers import Sizes
+
+SIZES = Sizes(items=20, item_category=[4], item_number=1, user_category=[3, 2], context=[5], event=2)
+SMALL = PrunerConfig(width=16, layers=2, heads=2, history=4)
+FROZEN = TextConfig(model="somewhere", mode="frozen")
+WORDS = TextConfig(model="config:", mode="full", width=16, layers=1, heads=2, max_tokens=16)
+ITEMS, ROWS, LISTED, ENTRIES, QUERIES = 11, 4, 7, 6, 3
+
+
+def make_batch(seed: int = 0) -> PrunerBatch:
+    draw = torch.Generator().manual_seed(seed)
+
+    def integers(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, shape, generator=draw)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=draw)
+
+    listed = torch.arange(LISTED) < torch.tensor([7, 5, 1, 7])[:, None]
+    mask = torch.arange(ENTRIES) < torch.tensor([6, 3, 0, 4])[:, None]
+    lengths = 3 + integers(5, ROWS * LISTED, 1)
+    words = torch.arange(8) < lengths
+    return PrunerBatch(
+        users=UserBatch(
+            history=integers(ITEMS, ROWS, ENTRIES), history_mask=mask, event=integers(3, ROWS, ENTRIES), profile=integers(3, ROWS, 2, 1),
+            context=integers(6, ROWS, ENTRIES + 1, 1), query=torch.tensor([-1, 0, 2, -1]), query_vector=normal(QUERIES, 6),
+        ),
+        items=ItemBatch(
+            index=torch.arange(ITEMS), text_vector=normal(ITEMS, 6), category=integers(5, ITEMS, 1, 2), number=normal(ITEMS, 1),
+        ),
+        item_vector=normal(ITEMS, 8), user_vector=normal(ROWS, 8),
+        candidate=torch.stack([torch.randperm(ITEMS, generator=draw)[:LISTED] for _ in range(ROWS)]).masked_fill(~listed, -1),
+        retriever_score=normal(ROWS, LISTED).sort(descending=True).values, label=torch.zeros(ROWS, LISTED),
+        pairs=TextBatch(ids=(5 + integers(40, ROWS * LISTED, 8)) * words, mask=words, part=(torch.arange(8) > 2).long() * words),
+    )  # fmt: skip
+
+
+def joint(config: PrunerConfig = SMALL, *, trained: bool = True, text_width: int = 6) -> Pruner:
+    """A pruner over cached vectors; `trained` gives it a head that says something."""
+    torch.manual_seed(0)
+    encoder = torch.nn.Module()
+    encoder.width = text_width
+    model = Pruner(replace(config, text=FROZEN), SIZES, encoder, vector_width=8).eval()
+    return with_opinion(model) if trained else model
+
+
+def crossed(*, trained: bool = True) -> Pruner:
+    torch.manual_seed(0)
+    model = Pruner(replace(SMALL, text=WORDS), SIZES, TextEncoder.build(WORDS, vocab_size=50), vector_width=8).eval()
+    return with_opinion(model) if trained else model
+
+
+def with_opinion(model: Pruner) -> Pruner:
+    torch.nn.init.normal_(model.head.weight)
+    torch.nn.init.normal_(model.weights)
+    return model
+
+
+def real(batch: PrunerBatch) -> torch.Tensor:
+    return batch.candidate >= 0
+
+
+@pytest.mark.parametrize("make", [joint, crossed])
+def test_an_untrained_pruner_keeps_exactly_the_retrievers_order(make):
+    batch = make_batch()
+    logits = make(trained=False)(batch)
+    assert logits.dtype == torch.float32
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    assert torch.equal(order, torch.arange(LISTED).expand_as(order))
+    assert torch.equal(logits == float("-inf"), ~real(batch))
+
+
+@pytest.mark.parametrize("make", [joint, crossed])
+def test_a_candidates_score_does_not_depend_on_the_other_candidates(make):
+    batch, model = make_batch(), make()
+    logits = model(batch)
+    for column in range(LISTED):
+        others = (batch.candidate + 3) % ITEMS
+        others[:, column] = batch.candidate[:, column]
+        pairs = batch.pairs
+        ids = ((pairs.ids + 7) % 50).view(ROWS, LISTED, -1)
+        ids[:, column] = pairs.ids.view(ROWS, LISTED, -1)[:, column]
+        changed = replace(batch, candidate=others.masked_fill(~real(batch), -1), pairs=replace(pairs, ids=ids.view_as(pairs.ids)))
+        torch.testing.assert_close(model(changed)[:, column], logits[:, column])
+
+
+@pytest.mark.parametrize("make", [joint, crossed])
+def test_a_request_alone_gets_the_scores_it_has_among_others(make):
+    batch, model = make_batch(), make()
+    logits = model(batch)
+    for row in range(ROWS):
+        keep = slice(row, row + 1)
+        users = replace(batch.users, **{name: getattr(batch.users, name)[keep] for name in ("history", "history_mask", "event", "profile", "context", "query")})
+        words = slice(row * LISTED, (row + 1) * LISTED)
+        pairs = replace(batch.pairs, ids=batch.pairs.ids[words], mask=batch.pairs.mask[words], part=batch.pairs.part[words])
+        one = replace(
+            batch, users=users, user_vector=batch.user_vector[keep], candidate=batch.candidate[keep], pairs=pairs,
+            retriever_score=batch.retriever_score[keep], label=batch.label[keep],
+        )  # fmt: skip
+        torch.testing.assert_close(model(one), logits[keep])
+
+
+def test_what_stands_at_padding_means_nothing():
+    batch, model = make_batch(), joint()
+    history = torch.where(batch.users.history_mask, batch.users.history, 9)
+    score = batch.retriever_score.masked_fill(~real(batch), 1e9)
+    changed = replace(batch, retriever_score=score, users=replace(batch.users, history=history))
+    torch.testing.assert_close(model(changed), model(batch))
+
+
+def test_only_the_latest_entries_are_read_and_their_order_matters():
+    batch, model = make_batch(), joint()
+    logits = model(batch)
+    older, latest, swapped = (batch.users.history.clone() for _ in range(3))
+    older[0, :2] = (older[0, :2] + 1) % ITEMS
+    latest[0, 5] = (latest[0, 5] + 1) % ITEMS
+    swapped[0, [4, 5]] = swapped[0, [5, 4]]
+    torch.testing.assert_close(model(replace(batch, users=replace(batch.users, history=older))), logits)
+    for changed in (latest, swapped):
+        assert not torch.allclose(model(replace(batch, users=replace(batch.users, history=changed)))[0], logits[0])
+
+
+@pytest.mark.parametrize("source", ["profile", "context", "event", "query"])
+def test_every_source_of_the_users_side_moves_the_score(source):
+    batch, model = make_batch(), joint()
+    value = getattr(batch.users, source)
+    changed = value.flip(0) if source == "query" else (value + 1) % 3
+    logits = model(replace(batch, users=replace(batch.users, **{source: changed})))
+    assert not torch.allclose(logits[1], model(batch)[1])
+
+
+def test_a_search_in_the_history_is_read_as_its_query():
+    batch, model = make_batch(), joint()
+    history = batch.users.history.clone()
+    history[0, 5] = ITEMS + 2
+    with_search = replace(batch, users=replace(batch.users, history=history))
+    other = batch.users.query_vector.clone()
+    other[2] *= -1
+    changed = replace(with_search, users=replace(with_search.users, query_vector=other))
+    assert not torch.allclose(model(with_search)[0], model(changed)[0])
+
+
+def test_the_pruner_works_without_texts_and_without_columns():
+    batch = make_batch()
+    users = UserBatch(history=batch.users.history, history_mask=batch.users.history_mask)
+    bare = replace(batch, users=users, items=ItemBatch(index=batch.items.index), pairs=None)
+    model = with_opinion(Pruner(SMALL, Sizes(items=20), None, vector_width=8).eval())
+    assert torch.isfinite(model(bare)[real(bare)]).all()
+
+
+@pytest.mark.parametrize("make", [joint, crossed])
+def test_every_weight_gets_a_finite_gradient(make):
+    batch, model = make_batch(), make()
+    rank = torch.arange(LISTED).expand(ROWS, LISTED).masked_fill(~real(batch), -1)
+    model(replace(batch, rank=rank))[real(batch)].sum().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+def test_the_evidence_is_standardised_over_real_candidates_and_knows_the_rank():
+    batch = make_batch()
+    evidence = retriever_evidence(batch, real(batch))
+    for row, count in enumerate(real(batch).sum(1).tolist()):
+        scores = batch.retriever_score[row, :count].double().numpy()
+        expected = (scores - scores.mean()) / (scores.std() or 1)
+        np.testing.assert_allclose(evidence[row, :count, 0], expected, atol=1e-5)
+    assert torch.equal(evidence[0, :, 1], torch.arange(LISTED).float().log1p())
+    scaled = replace(batch, retriever_score=batch.retriever_score * 30 - 5)
+    torch.testing.assert_close(retriever_evidence(scaled, real(batch))[..., 0], evidence[..., 0], atol=1e-4, rtol=0)
+    ranked = replace(batch, rank=torch.full((ROWS, LISTED), 8))
+    assert retriever_evidence(ranked, real(batch))[0, 0, 1] == pytest.approx(np.log(9))
+
+
+def test_autocast_leaves_the_order_of_an_untrained_pruner_alone():
+    batch, model = make_batch(), joint(trained=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model(batch), model(batch))
+        assert model(batch).dtype == torch.float32
+        assert torch.equal(model(batch).argsort(dim=1, descending=True, stable=True)[0], torch.arange(LISTED))
+
+
+def plain_decision(chances: np.ndarray, decision: DecisionConfig) -> np.ndarray:
+    kept = np.zeros(chances.shape, dtype=bool)
+    for row, values in enumerate(chances):
+        order = sorted((column for column in range(len(values)) if values[column] >= 0), key=lambda column: (-values[column], column))
+        for column in order[: decision.top or len(order)]:
+            kept[row, column] = decision.probability is None or values[column] >= decision.probability
+    return kept
+
+
+@pytest.mark.parametrize("top", [None, 1, 3, 50])
+@pytest.mark.parametrize("probability", [None, 0.0, 0.5, 1.0])
+def test_a_decision_keeps_the_best_or_the_probable_or_both(top, probability):
+    chances = np.random.default_rng(0).integers(0, 5, (6, 8)) / 4
+    chances[2, 3:] = -1
+    decision = DecisionConfig(top=top, probability=probability)
+    np.testing.assert_array_equal(decide(chances, decision), plain_decision(chances, decision))
+
+
+def test_probabilities_are_calibrated_logits_without_overflow_and_zero_at_padding():
+    model = joint()
+    model.calibration = Calibration(scale=2.0, shift=-1.0)
+    found = model.probability(np.array([[0.0, 3.0, 1e4, -1e4, -np.inf]], dtype=np.float32))
+    np.testing.assert_allclose(found, [[1 / (1 + np.exp(1)), 1 / (1 + np.exp(-5)), 1, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PrunerConfig(width=10, heads=4), "multiple"),
+        (lambda: PrunerConfig(history=0), "at least 1"),
+        (lambda: DecisionConfig(top=0), "at least 1"),
+        (lambda: DecisionConfig(probability=1.5), "from 0 to 1"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()

@@ -1,11 +1,15 @@
-"""The command line: train, infer, validate, report, demo. A fault that the user can mend is one sentence and exit code 2."""
+"""The command line: train, infer, validate, report, demo.
+
+A fault that the user can mend is one sentence and exit code 2.
+"""
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recsys import __version__
 from recsys.errors import InputError, nearest
@@ -33,7 +37,7 @@ CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 faults found (validate), 2 bad input, 130 stopped and saved."""
+    """Run one command; returns the exit code: 0 done, 1 faults found (validate), 2 bad input, 130 stopped."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help"):
         print(HELP, end="")
@@ -48,9 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"recsys: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, or a file that may not be read, where nobody expected it
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"recsys: {place}{error.strerror or error}. Check rights and free space, and try again.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print("recsys: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("recsys: stopped. Parts and caches that were finished are kept and not made again.", file=sys.stderr)
         return 130
+    except SystemExit as end:  # the parser's own --help and --print_config
+        return end.code if isinstance(end.code, int) else 0
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -69,30 +79,29 @@ def _train(arguments: list[str]) -> int:
 
     if _asks_for_help(arguments):
         return 0
-    task = read_task(arguments)
-    if task == "retriever":
-        from recsys.training.retriever_run import RetrieverRun, train_retriever
-
-        run = _trained(lambda: train_retriever(parse_run(RetrieverRun, arguments, program="recsys train")), Interrupted, arguments)
-    elif task == "pruner":
-        from recsys.training.pruner_run import PrunerRun, train_pruner
-
-        run = _trained(lambda: train_pruner(parse_run(PrunerRun, arguments, program="recsys train")), Interrupted, arguments)
-    else:
-        raise InputError(f"{arguments[0]} has task {task!r}; train takes retriever or pruner.{nearest(task, ['retriever', 'pruner'])}")
-    if run is None:
+    kind, train = _training(read_task(arguments), arguments[0])
+    try:
+        run = train(parse_run(kind, arguments, program="recsys train"))
+    except Interrupted as stop:
+        kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
+        print(f"{stop}\nrecsys train {shlex.join(kept)} --resume=true", file=sys.stderr)
         return 130
     _print_results(run)
     return 0
 
 
-def _trained(work: Callable[[], Path], interrupted: type[Exception], arguments: list[str]) -> Path | None:
-    try:
-        return work()
-    except interrupted as stop:
-        kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
-        print(f"{stop}\nrecsys train {' '.join(kept)} --resume=true", file=sys.stderr)
-        return None
+def _training(task: str, config: str) -> tuple[type, Callable[[Any], Path]]:
+    """The settings of a task, and what trains it."""
+    if task == "retriever":
+        from recsys.training.retriever_run import RetrieverRun, train_retriever
+
+        return RetrieverRun, train_retriever
+    if task == "pruner":
+        from recsys.training.pruner_run import PrunerRun, train_pruner
+
+        return PrunerRun, train_pruner
+    hint = nearest(task, ["retriever", "pruner"])
+    raise InputError(f"{config} has task {task!r}; train takes retriever or pruner.{hint}")
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
@@ -105,16 +114,22 @@ def _asks_for_help(arguments: list[str]) -> bool:
 def _infer(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
-    from recsys.config import parse_run
+    from recsys.config import parse_run, read_task
     from recsys.recommend.run import STAGES, InferRun, run_stage
 
-    if arguments[0] not in STAGES:
-        raise InputError(f"Unknown stage {arguments[0]!r}.{nearest(arguments[0], STAGES)} Expected one of {', '.join(STAGES)}.")
-    if len(arguments) < 2:
-        raise InputError(f"Expected a config: recsys infer {arguments[0]} CONFIG, e.g. configs/infer/ml1m.yaml")
-    config = parse_run(InferRun, arguments[1:], program=f"recsys infer {arguments[0]}")
-    print(run_stage(arguments[0], config))
-    if arguments[0] == "recommend":
+    stage, rest = arguments[0], arguments[1:]
+    if stage not in STAGES:
+        raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Expected one of {', '.join(STAGES)}.")
+    if not rest:
+        raise InputError(f"Expected a config: recsys infer {stage} CONFIG, e.g. configs/infer/ml1m.yaml")
+    task = read_task(rest)
+    if task != "infer":
+        raise InputError(
+            f"{rest[0]} has task {task!r}; expected a config with task: infer, which names the runs to use."
+        )
+    config = parse_run(InferRun, rest, program=f"recsys infer {stage}")
+    print(run_stage(stage, config))
+    if stage == "recommend":
         _print_results(config.folder)
     return 0
 
@@ -152,11 +167,14 @@ def _report(arguments: list[str]) -> int:
 
     unknown = [one for one in arguments[1:] if one != "--show_ids"]
     if unknown:
-        raise InputError(f"Unknown option {unknown[0]}.{nearest(unknown[0], ['--show_ids'])} Expected --show_ids or nothing.")
+        hint = nearest(unknown[0], ["--show_ids"])
+        raise InputError(f"Unknown option {unknown[0]}.{hint} Expected --show_ids or nothing.")
     run = Path(arguments[0])
-    latency = measure_latency(run)
-    for name, values in latency.items():
-        print(f"{name}: p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms")
+    try:
+        for name, values in measure_latency(run).items():
+            print(f"{name}: p50 {values['p50']:.1f} ms, p99 {values['p99']:.1f} ms")
+    except InputError as error:  # figures can be shown where the models or the data are not
+        print(f"recsys: latency was not measured. {error}", file=sys.stderr)
     print(write_page(run, show_ids="--show_ids" in arguments))
     return 0
 
@@ -164,7 +182,7 @@ def _report(arguments: list[str]) -> int:
 def _demo(arguments: list[str]) -> int:
     from recsys.demo import run_demo
 
-    return run_demo(arguments)
+    return run_demo(arguments, main)
 
 
 def _print_results(run: Path) -> None:

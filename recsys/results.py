@@ -14,17 +14,27 @@ def read_results(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {"stages": []}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not readable JSON ({error}); remove it and run the stage again.") from error
+        content = json.loads(path.read_text())
+        return {**content, "stages": [{**stage, "name": stage["name"]} for stage in content["stages"]]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} does not hold results ({error}); remove it and run the stage again.") from error
+
+
+def stage(name: str, metrics: dict[str, float], seconds: float | None = None) -> dict[str, Any]:
+    """One stage's figures, as they stand in the file."""
+    return {"name": name, "metrics": metrics, "seconds": seconds}
 
 
 def add_stage(folder: Path, name: str, metrics: dict[str, float], *, seconds: float | None = None) -> None:
-    """Add one stage's figures, or replace those of the same name."""
-    content = read_results(folder)
-    stages = [stage for stage in content["stages"] if stage["name"] != name]
-    stages.append({"name": name, "metrics": metrics, "seconds": seconds})
-    write_results(folder, {**content, "stages": stages, "queries": int(metrics.get("queries", 0))})
+    """Add one stage's figures at the end, in place of those of the same name."""
+    others = [one for one in read_results(folder)["stages"] if one["name"] != name]
+    write_stages(folder, [*others, stage(name, metrics, seconds)])
+
+
+def write_stages(folder: Path, stages: list[dict[str, Any]]) -> None:
+    """Replace all stages; the number of queries is that of the last one."""
+    queries = int(stages[-1]["metrics"].get("queries", 0))
+    write_results(folder, {**read_results(folder), "stages": stages, "queries": queries})
 
 
 def write_results(folder: Path, content: dict[str, Any]) -> None:

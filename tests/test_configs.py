@@ -1,5 +1,6 @@
 """Every config of the project loads, and a misspelt key does not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from recsys.config import parse_run, read_task
 from recsys.errors import InputError
 from recsys.recommend.run import InferRun
+from recsys.tables import HistoryConfig
 from recsys.training.pruner_run import PrunerRun
 from recsys.training.retriever_run import RetrieverRun
 
@@ -26,12 +28,17 @@ def test_a_config_loads_as_the_task_that_its_folder_is_named_after(path):
 def test_a_misspelt_key_of_a_config_is_refused_with_the_right_one(path, tmp_path):
     copy = tmp_path / "run.yaml"
     copy.write_text(path.read_text().replace("data:", "dta:", 1))
-    with pytest.raises(InputError, match="dta.*Did you mean 'data'"):
+    with pytest.raises(InputError, match=r"dta.*Did you mean 'data'"):
         parse_run(KINDS[read_task([str(path)])], [str(copy)])
 
 
 @pytest.mark.parametrize("name", ["ml1m", "shop"])
 def test_the_stages_of_one_journey_agree_on_the_data(name):
-    roles = [parse_run(KINDS[task], [str(ROOT / "configs" / task / f"{name}.yaml")]).data for task in KINDS]
-    assert all((one.items, one.users, one.interactions, one.split, one.root) == (
-        roles[0].items, roles[0].users, roles[0].interactions, roles[0].split, roles[0].root) for one in roles)  # fmt: skip
+    runs = {task: parse_run(KINDS[task], [str(ROOT / "configs" / task / f"{name}.yaml")]) for task in KINDS}
+    one, *others = [replace(run.data, history=HistoryConfig()) for run in runs.values()]
+    assert all(other == one for other in others)
+    folders = {task: f"{run.runs}/{run.name}" for task, run in runs.items()}
+    assert (runs["infer"].retriever, runs["infer"].pruner) == (folders["retriever"], folders["pruner"])
+    assert runs["pruner"].candidates == f"{folders['infer']}/candidates"
+    lengths = {run.data.history.max_items for run in runs.values()}
+    assert len(lengths) == 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -45,11 +46,16 @@ class GlobalBatches(Sampler[Draw]):
     """The draws of one process, from `skip` global batches on."""
 
     def __init__(self, rows: Rows, config: LoaderConfig, *, seed: int, rank: int = 0, world: int = 1) -> None:
-        if config.batch_size % world:
-            raise InputError(f"loader.batch_size {config.batch_size} cannot be dealt to {world} processes in equal shapes; use a multiple of {world}.")
         self.rows, self.config, self.seed, self.rank, self.world = rows, config, seed, rank, world
         self.epoch, self.skip = 0, 0
-        self.count = len(self._batches(0))
+        sizes = [config.batch_size, *map(len, self._batches(0))]
+        uneven = [size for size in sizes if size % world]
+        if uneven:
+            raise InputError(
+                f"A batch of {uneven[0]} rows cannot be dealt to {world} processes in equal shapes; set "
+                f"loader.batch_size to a multiple of {world} that is no larger than the number of rows of any task."
+            )
+        self.count = len(sizes) - 1
 
     def set_epoch(self, epoch: int) -> None:
         """Deal another epoch, from its start. Lightning calls this before every epoch, the resumed one included."""
@@ -72,12 +78,12 @@ class GlobalBatches(Sampler[Draw]):
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """A loader that knows how many global rows the trainer was given, so that a run resumes in the middle of an epoch."""
+    """A loader that knows how many global rows the trainer was given, so that a run can resume in mid-epoch."""
 
     def __init__(self, batches: GlobalBatches, *, workers: int, pin_memory: bool) -> None:
         super().__init__(
             Assembler(batches.rows), sampler=batches, batch_size=None, num_workers=workers, pin_memory=pin_memory,
-            persistent_workers=False,
+            generator=torch.Generator(),  # else every epoch would draw from the global one, and a resumed run twice
         )  # fmt: skip
         self.batches = batches
         self.given = 0
@@ -98,16 +104,15 @@ class ResumableLoader(DataLoader[Batch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from there, on any number of processes."""
         self.batches.epoch = state["epoch"]
-        self.batches.skip = state["rows"] // self.batches.config.batch_size
+        self.batches.skip = self.given = state["rows"] // self.batches.config.batch_size
 
 
 def _ahead(source: Iterator[Batch], depth: int = 3) -> Iterator[Batch]:
     """The same batches in the same order, made by one thread a few ahead of their use."""
-    done = object()
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = [pool.submit(next, source, done) for _ in range(depth)]
-        while (batch := waiting.pop(0).result()) is not done:
-            waiting.append(pool.submit(next, source, done))
+        waiting = [pool.submit(next, source, None) for _ in range(depth)]
+        while (batch := waiting.pop(0).result()) is not None:
+            waiting.append(pool.submit(next, source, None))
             yield batch
 
 

@@ -18,6 +18,7 @@ from recsys.data.prepare import Prepared
 from recsys.data.requests import Requests, candidate_requests, join_requests, request_pasts
 from recsys.data.sampling import Draw, uniform
 from recsys.errors import InputError
+from recsys.shards import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +47,21 @@ class CandidateLists:
 
     @classmethod
     def read(cls, folder: Path, data: Prepared) -> "CandidateLists":
-        """Open what the inference stage `candidates` wrote. Raises InputError if it is not whole or not of this data set."""
+        """Open what the inference stage `candidates` wrote; InputError if it is not whole or not of this data set."""
         groups = candidate_requests(data, _source(folder, data)["tasks"])
         if not any(stage == "second" for stage, _ in groups):
-            raise InputError("The pruner has nothing to learn from: set data.split.second to 1 or more before the retriever is trained.")
+            remedy = "set data.split.second to 1 or more before the retriever is trained"
+            raise InputError(f"The pruner has nothing to learn from: {remedy}.")
         requests = join_requests([one for _, one in groups])
         frame = _read_parts(folder, len(requests), len(data.catalogue))
         counts = np.bincount(frame["request"].to_numpy(), minlength=len(requests))
-        vectors = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("item_vectors", "user_vectors")}
-        if len(vectors["item_vectors"]) != len(data.catalogue) or len(vectors["user_vectors"]) != len(requests):
+        items, users = (_vectors(folder, name) for name in ("item_vectors", "user_vectors"))
+        if len(items) != len(data.catalogue) or len(users) != len(requests):
             raise _incomplete(folder, "its vectors are of another number of items or requests")
         return cls(
             requests=requests, sets=_sets(groups), offsets=np.concatenate([[0], np.cumsum(counts)]),
-            item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(), **vectors,
+            item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(),
+            item_vectors=items, user_vectors=users,
         )  # fmt: skip
 
     def table(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,10 +70,10 @@ class CandidateLists:
         steps = np.arange(max(int(sizes.max(initial=0)), 1))
         real = steps < sizes[:, None]
         where = (starts[:, None] + steps)[real]
-        out = np.full(real.shape, -1, dtype=np.int64), np.zeros(real.shape, np.float32), np.zeros(real.shape, np.float32)
-        for table, values in zip(out, (self.item, self.score, self.label), strict=True):
-            table[real] = values[where]
-        return out
+        item = np.full(real.shape, -1, dtype=np.int64)
+        score, label = np.zeros(real.shape, dtype=np.float32), np.zeros(real.shape, dtype=np.float32)
+        item[real], score[real], label[real] = self.item[where], self.score[where], self.label[where]
+        return item, score, label
 
     def found(self) -> np.ndarray:
         """[R] bool: whether a right answer stands in the list."""
@@ -81,12 +84,14 @@ class CandidateLists:
 def _source(folder: Path, data: Prepared) -> dict:
     path = folder / "source.json"
     if not path.is_file():
-        raise InputError(f"{folder} is no folder of candidates: it has no source.json. Make it with: infer.py candidates CONFIG")
+        remedy = "Make it with: infer.py candidates CONFIG"
+        raise InputError(f"{folder} is no folder of candidates: it has no source.json. {remedy}")
     source = json.loads(path.read_text())
     if source["data"] != data.hash:
         raise InputError(
-            f"The candidates in {folder} were made from other tables or roles (data {source['data'][:12]}, here {data.hash[:12]}). "
-            "Use the data section of the retriever's config, or make them again with: infer.py candidates CONFIG"
+            f"The candidates in {folder} were made from other tables or roles (data {source['data'][:12]}, here "
+            f"{data.hash[:12]}). Use the data section of the retriever's config, or make them again with: infer.py "
+            "candidates CONFIG"
         )
     return source
 
@@ -96,17 +101,25 @@ def _read_parts(folder: Path, requests: int, items: int) -> pl.DataFrame:
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
         raise _incomplete(folder, "it has no part-*.parquet")
-    manifest = json.loads((folder / "manifest.json").read_text()) if (folder / "manifest.json").is_file() else {"parts": {}}
     frame = pl.scan_parquet(paths).select("request", "rank", "item", "score", "label").collect()
-    if len(frame) != sum(part["rows"] for part in manifest["parts"].values()):
+    if len(frame) != Parts(folder, "").rows():
         raise _incomplete(folder, "its parts do not hold the rows that its manifest.json names")
-    if not len(frame) or not 0 <= int(frame["request"].min()) <= int(frame["request"].max()) < requests or int(frame["item"].max()) >= items:  # type: ignore[arg-type]
+    inside = pl.col("request").is_between(0, requests - 1) & pl.col("item").is_between(0, items - 1)
+    if not frame.select(inside.all()).item():
         raise _incomplete(folder, "its numbers of requests or items do not fit the data set")
     return frame.sort("request", "rank")
 
 
+def _vectors(folder: Path, name: str) -> np.ndarray:
+    path = folder / f"{name}.npy"
+    if not path.is_file():
+        raise _incomplete(folder, f"it has no {path.name}")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def _incomplete(folder: Path, what: str) -> InputError:
-    return InputError(f"The candidates in {folder} cannot be used: {what}. Make them again with: infer.py candidates CONFIG --overwrite=true")
+    remedy = "Make them again with: infer.py candidates CONFIG --overwrite=true"
+    return InputError(f"The candidates in {folder} cannot be used: {what}. {remedy}")
 
 
 def _sets(groups: list[tuple[str, Requests]]) -> dict[str, np.ndarray]:
@@ -125,7 +138,7 @@ def latest_only(features: Features, history: int) -> Features:
     return narrow
 
 
-def assemble_lists(  # noqa: PLR0913
+def assemble_lists(
     features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, labels: np.ndarray,
     item_vectors: np.ndarray, user_vectors: np.ndarray, pairs: PairTexts | None, *, ranks: np.ndarray | None = None,
 ) -> PrunerBatch:  # fmt: skip
@@ -166,13 +179,15 @@ class PrunerRows:
     """Training rows of the pruner: lists of the stage `second`. A list keeps its positives and some of the others."""
 
     def __init__(
-        self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int, pointwise: bool, seed: int
-    ) -> None:
-        """`rows` are numbers of requests; without a `pointwise` loss, lists without a positive say nothing and are left out."""
+        self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int,
+        pointwise: bool, seed: int,
+    ) -> None:  # fmt: skip
+        """`rows` are numbers of requests; without a `pointwise` loss, a list without a positive is left out."""
         self.features, self.lists, self.pairs, self.sampled, self.seed = features, lists, pairs, sampled, seed
         self.rows = rows if pointwise else rows[lists.found()[rows]]
         if not lists.found()[rows].any():
-            raise InputError("No candidate list to train on holds a right answer; propose more candidates, or train the retriever for longer.")
+            remedy = "propose more candidates, or train the retriever for longer"
+            raise InputError(f"No candidate list to train on holds a right answer; {remedy}.")
 
     def lengths(self, epoch: int) -> np.ndarray:
         """States of a row: history entries (of this request, as far as they are read) and candidates."""
@@ -212,8 +227,9 @@ class PrunerRows:
 
 
 def list_evaluations(
-    features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None, *, batch_size: int = 64, part: int = 0, parts: int = 1
-) -> Iterator[ListEvaluation]:
+    features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None, *, batch_size: int = 64,
+    part: int = 0, parts: int = 1,
+) -> Iterator[ListEvaluation]:  # fmt: skip
     """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
     mine = rows[part::parts]
     for start in range(0, len(mine), batch_size):
@@ -228,4 +244,5 @@ def _evaluation(features: Features, lists: CandidateLists, rows: np.ndarray, pai
     for number, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
         targets[number, : len(right)], grades[number, : len(right)] = right, grade
     batch = assemble_lists(features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], pairs)
-    return ListEvaluation(lists=batch, item=torch.from_numpy(item), targets=torch.from_numpy(targets), grades=torch.from_numpy(grades))
+    answers = {"targets": torch.from_numpy(targets), "grades": torch.from_numpy(grades)}
+    return ListEvaluation(lists=batch, item=torch.from_numpy(item), **answers)

@@ -77,11 +77,12 @@ class Words:
 
 
 class PairTexts:
-    """Reads requests and their candidates as pairs. At most half of a pair is the user's side; the candidate has the rest."""
+    """Requests and their candidates as pairs. The user's side is at most half of a pair; the candidate has the rest."""
 
     def __init__(
-        self, data: Prepared, tokenizer: PreTrainedTokenizerFast, *, title: list[str], max_tokens: int, history: int, folder: Path
-    ) -> None:
+        self, data: Prepared, tokenizer: PreTrainedTokenizerFast, *, title: list[str], max_tokens: int, history: int,
+        folder: Path,
+    ) -> None:  # fmt: skip
         """`title` names the columns that stand for an item in a history; `folder` is that of the caches."""
         if max_tokens < SHORTEST:
             raise InputError(f"model.text.max_tokens is {max_tokens}; a pair of texts needs at least {SHORTEST}.")
@@ -104,7 +105,8 @@ class PairTexts:
         """The same catalogue, asked about other users or a few other queries."""
         other = copy(self)
         other.profile = data.profile
-        other.queries = Words.encode(data.queries.texts, self.tokenizer, self.max_tokens) if data.queries is not None else None
+        texts = data.queries.texts if data.queries is not None else []
+        other.queries = Words.encode(texts, self.tokenizer, self.max_tokens)
         return other
 
     def batch(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray) -> TextBatch:

@@ -9,7 +9,7 @@ import torch
 from recsys.batch import EvaluationBatch
 from recsys.data.datasets import Features, Local, Past, search_past
 from recsys.data.prepare import Prepared
-from recsys.data.split import SECOND, STAGES, TRAIN, VALID
+from recsys.data.split import SECOND, STAGES, TRAIN, VALID, order_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class Requests:
     target_rows: list[np.ndarray]  # items that are right, each [P]
     grades: list[np.ndarray]
     moments: np.ndarray  # [R] int64, row of the layout whose context is the moment, -1 for unknown
+    before: float = np.inf
+    """Searches from this order value on are hidden; those after the first hidden row always are."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -31,11 +33,12 @@ class Requests:
         return Requests(
             users=self.users[rows], queries=self.queries[rows], ends=self.ends[rows], moments=self.moments[rows],
             target_rows=[self.target_rows[row] for row in rows], grades=[self.grades[row] for row in rows],
+            before=self.before,
         )  # fmt: skip
 
 
 def user_requests(data: Prepared, stage: int) -> Requests:
-    """One request for each user with a target in `stage`: everything before the stage is seen, all its targets are right."""
+    """One request for each user with a target in `stage`: what came before the stage is seen, its targets are right."""
     histories = data.histories
     assert histories is not None
     rows = np.flatnonzero((histories.stage == stage) & histories.target)
@@ -57,20 +60,23 @@ def target_requests(data: Prepared, stage: int) -> Requests:
     users = np.searchsorted(histories.offsets, rows, side="right") - 1
     targets = [histories.item[row : row + 1].astype(np.int64) for row in rows]
     return Requests(
-        users=users, queries=np.full(len(rows), -1), ends=rows, moments=rows, target_rows=targets, grades=[np.ones(1)] * len(rows)
-    )
+        users=users, queries=np.full(len(rows), -1), ends=rows, moments=rows,
+        target_rows=targets, grades=[np.ones(1)] * len(rows),
+    )  # fmt: skip
 
 
 def serving_requests(data: Prepared, until: str | float | None, users: np.ndarray) -> Requests:
-    """One request for each of `users`: everything before `until` is seen. What came then is the moment, and was right."""
+    """One request for each of `users`: what came before `until` is seen; what came then is the moment and was right."""
     histories = data.histories
     none, empty = np.full(len(users), -1), [np.zeros(0, dtype=np.int64)] * len(users)
     if histories is None:
         return Requests(users=users, queries=none, ends=none * 0, moments=none, target_rows=empty, grades=empty)
     ends = histories.until(until)[users]
     plain = Requests(users=users, queries=none, ends=ends, moments=none, target_rows=empty, grades=empty)
-    if until not in STAGES:
+    if until is None:
         return plain
+    if until not in STAGES:
+        return replace(plain, before=order_value(until))
     known = user_requests(data, STAGES[until])
     row = np.full(len(histories), -1)
     row[known.users] = np.arange(len(known))
@@ -82,46 +88,70 @@ def serving_requests(data: Prepared, until: str | float | None, users: np.ndarra
     )
 
 
-def query_requests(data: Prepared, rows: np.ndarray) -> Requests:
-    """One request for each query, with its relevant items."""
+def query_requests(data: Prepared, rows: np.ndarray, until: str | float | None = None) -> Requests:
+    """One request for each query, with its relevant items; what its user did before it and before `until` is seen."""
     assert data.queries is not None
     found = [data.queries.relevant(int(row)) for row in rows]
-    none = np.full(len(rows), -1)
-    users = data.queries.user[rows] if data.histories is not None else none
     return Requests(
-        users=users, queries=rows, ends=none, moments=none,
+        users=data.queries.user[rows], queries=rows,
+        ends=_search_ends(data, rows, until), moments=np.full(len(rows), -1),
+        before=np.inf if until is None or until in STAGES else order_value(until),
         target_rows=[item[grade > 0] for item, grade in found], grades=[grade[grade > 0] for _, grade in found],
     )  # fmt: skip
 
 
+def _search_ends(data: Prepared, rows: np.ndarray, until: str | float | None) -> np.ndarray:
+    """[R] int64: the row where the history of a search's user ends, -1 where user or time are not known."""
+    queries, histories = data.queries, data.histories
+    ends = np.full(len(rows), -1)
+    if queries is None or histories is None:
+        return ends
+    limits = histories.until(until)
+    for place in np.flatnonzero((queries.user[rows] >= 0) & ~np.isnan(queries.order[rows])):
+        user, order = int(queries.user[rows[place]]), float(queries.order[rows[place]])
+        ends[place] = min(histories.row_at(user, order), limits[user])
+    return ends
+
+
 def request_pasts(features: Features, requests: Requests) -> list[Past]:
     """The visible history of each request, at its moment where that is known."""
+    whom = zip(requests.users, requests.queries, requests.ends, requests.moments, strict=True)
+    return [
+        _past(features, int(user), int(query), int(end), int(moment), requests.before)
+        for user, query, end, moment in whom
+    ]
+
+
+def _past(features: Features, user: int, query: int, end: int, moment: int, before: float) -> Past:
     histories = features.data.histories
-    pasts = []
-    for user, query, end, moment in zip(requests.users, requests.queries, requests.ends, requests.moments, strict=True):
-        if query >= 0:
-            pasts.append(search_past(features, int(query)))
-            continue
-        before = np.inf if moment < 0 or histories is None else float(histories.order[moment])
-        past = features.latest(int(user), int(end), before)
-        pasts.append(past if moment < 0 or histories is None else past.at(histories.context[moment]))
-    return pasts
+    if query >= 0:
+        return search_past(features, query, end, before)
+    if histories is None or user < 0:
+        return features.latest(user, end, before)
+    if end < histories.offsets[user + 1]:
+        before = min(before, float(histories.order[end]))
+    if moment < 0:
+        return features.latest(user, end, before)
+    return features.latest(user, end, before, int(histories.stage[moment])).at(histories.context[moment])
 
 
 def seen_items(data: Prepared, requests: Requests) -> list[np.ndarray]:
     """What each request's user already had: the earlier target events. A search hides nothing."""
+    whom = zip(requests.users, requests.queries, requests.ends, strict=True)
+    return [_had(data, int(user), int(end) if query < 0 else -1) for user, query, end in whom]
+
+
+def _had(data: Prepared, user: int, end: int) -> np.ndarray:
     histories = data.histories
-    out = []
-    for user, query, end in zip(requests.users, requests.queries, requests.ends, strict=True):
-        if query >= 0 or user < 0 or histories is None:
-            out.append(np.zeros(0, dtype=np.int64))
-            continue
-        rows = slice(int(histories.offsets[user]), int(end))
-        out.append(np.unique(histories.item[rows][histories.target[rows]]).astype(np.int64))
-    return out
+    if histories is None or user < 0 or end < 0:
+        return np.zeros(0, dtype=np.int64)
+    rows = slice(int(histories.offsets[user]), end)
+    return np.unique(histories.item[rows][histories.target[rows]]).astype(np.int64)
 
 
-def evaluation_batches(features: Features, requests: Requests, *, batch_size: int = 128, part: int = 0, parts: int = 1) -> Iterator[EvaluationBatch]:
+def evaluation_batches(
+    features: Features, requests: Requests, *, batch_size: int = 128, part: int = 0, parts: int = 1
+) -> Iterator[EvaluationBatch]:
     """The requests dealt to one of several processes, in batches; uneven shares are fine."""
     mine = np.arange(len(requests))[part::parts]
     for start in range(0, len(mine), batch_size):
@@ -177,8 +207,7 @@ def _answered(data: Prepared, stage: int) -> np.ndarray:
     """Queries of a stage that have a relevant item."""
     queries = data.queries
     assert queries is not None
-    owner = np.repeat(np.arange(len(queries)), np.diff(queries.offsets))
-    has = np.bincount(owner, weights=queries.grade > 0, minlength=len(queries)) > 0
+    has = np.bincount(queries.owner(), weights=queries.grade > 0, minlength=len(queries)) > 0
     return np.flatnonzero((queries.stage == stage) & has)
 
 
@@ -187,5 +216,6 @@ def join_requests(parts: list[Requests]) -> Requests:
     return Requests(
         users=np.concatenate([one.users for one in parts]), queries=np.concatenate([one.queries for one in parts]),
         ends=np.concatenate([one.ends for one in parts]), moments=np.concatenate([one.moments for one in parts]),
-        target_rows=[target for one in parts for target in one.target_rows], grades=[grade for one in parts for grade in one.grades],
+        target_rows=[target for one in parts for target in one.target_rows],
+        grades=[grade for one in parts for grade in one.grades], before=min(one.before for one in parts),
     )  # fmt: skip

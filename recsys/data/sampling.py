@@ -38,8 +38,10 @@ def cut_windows(offsets: np.ndarray, ends: np.ndarray, width: int, seed: int, ep
 
 def uniform(seed: int, epoch: int, rows: np.ndarray) -> np.ndarray:
     """[len(rows)] numbers in [0, 1) that depend on (seed, epoch, row) alone (SplitMix64, Steele et al. 2014)."""
-    state = np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(0xD1342543DE82EF95)
     with np.errstate(over="ignore"):
+        state = np.uint64(seed % 2**32) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(epoch) * np.uint64(
+            0xD1342543DE82EF95
+        )
         x = rows.astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9) + state + np.uint64(0x94D049BB133111EB)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -63,20 +65,20 @@ def deal_batches(
 ) -> list[np.ndarray]:
     """All global batches of an epoch, in order; each is sorted by length, longest first.
 
-    Rows are shuffled, then sorted by length inside buckets of `bucket` batches so that a batch holds rows of like length.
-    Rows of different groups (tasks) never share a batch. What does not fill a batch is left for another epoch's shuffle,
-    unless a group is smaller than one batch.
+    Rows are shuffled, then sorted by length inside buckets of `bucket` batches so that a batch holds rows of like
+    length. Rows of different groups (tasks) never share a batch. Which rows do not fill a batch is the shuffle's
+    choice, another one in every epoch; a group that is smaller than a batch is one short batch.
     """
     rng = np.random.default_rng([seed, epoch, 1])
     batches: list[np.ndarray] = []
     for group in np.unique(groups):
         rows = rng.permutation(np.flatnonzero(groups == group))
+        rows = rows[: max(len(rows) // batch_size, 1) * batch_size]
         for start in range(0, len(rows), batch_size * bucket):
             piece = rows[start : start + batch_size * bucket]
             piece = piece[np.argsort(-lengths[piece], kind="stable")]
             batches += [piece[at : at + batch_size] for at in range(0, len(piece), batch_size)]
-    whole = [batch for batch in batches if len(batch) == batch_size] or batches
-    return [whole[number] for number in rng.permutation(len(whole))]
+    return [batches[number] for number in rng.permutation(len(batches))]
 
 
 def deal_to_rank(batch: np.ndarray, rank: int, world: int) -> np.ndarray:

@@ -15,7 +15,13 @@ Encode = Callable[[TokenCache], np.ndarray]
 
 
 def text_source(
-    texts: list[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int, folder: Path, *, encode: Encode | None, encoder_key: str
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    folder: Path,
+    *,
+    encode: Encode | None,
+    encoder_key: str,
 ) -> Texts:
     """How texts reach a batch.
 
@@ -34,4 +40,4 @@ def text_source(
     if not (path / "vectors.npy").is_file():
         with publish_folder(path) as made:
             np.save(made / "vectors.npy", encode(tokens))
-    return Texts(vectors=np.load(path / "vectors.npy", mmap_mode="r"))
+    return Texts(vectors=np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False))

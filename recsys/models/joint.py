@@ -89,7 +89,7 @@ class JointEncoder(nn.Module):
     def _users(self, batch: PrunerBatch, items: Tensor) -> tuple[Tensor, Tensor]:
         """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
         users = batch.users
-        single = [(USER, self.user(batch.user_vector), None)]
+        single: list[tuple[int, Tensor, Tensor | None]] = [(USER, self.user(batch.user_vector), None)]
         queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
         if queries is not None and users.query is not None:
             single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))
@@ -112,7 +112,7 @@ class JointEncoder(nn.Module):
         return torch.stack(parts).sum(dim=0) if parts else None
 
     def _history(self, users: UserBatch, items: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor]:
-        """[B, H, D], and [B, H] which are among the latest. Places count from the end: "the last" is the same for all."""
+        """[B, H, D], and [B, H] which are among the latest. Places count from the end: the last is the same for all."""
         entries = items if queries is None else torch.cat([items, queries])
         state = F.embedding(users.history, entries) + self.kind.weight[HISTORY]
         count = users.history_mask.sum(1, keepdim=True)

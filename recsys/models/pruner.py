@@ -27,8 +27,8 @@ class PrunerConfig:
     """What the pruner is made of."""
 
     text: TextConfig | None = None
-    """Text encoder. frozen: cached vectors feed the joint transformer; lora or full: a cross-encoder over pairs of texts;
-    null: the joint transformer without texts."""
+    """Text encoder. frozen: cached vectors feed the joint transformer; lora or full: a cross-encoder over pairs of
+    texts; null: the joint transformer without texts."""
     width: int = 128
     """Of the joint transformer."""
     layers: int = 2
@@ -43,7 +43,7 @@ class PrunerConfig:
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise InputError(f"model.width {self.width} is no multiple of model.heads {self.heads}; change one of them.")
+            raise InputError(f"model.width {self.width} is no multiple of model.heads {self.heads}; change one.")
         if self.history < 1:
             raise InputError(f"model.history is {self.history}; expected at least 1 entry on the user's side.")
 
@@ -110,7 +110,8 @@ class Pruner(nn.Module):
         super().__init__()
         self.config, self.sizes, self.text, self.vector_width = config, sizes, text, vector_width
         text_width = text.width if text else 0
-        self.joint = None if config.reads_pairs else JointEncoder(_joint_config(config, text_width, vector_width), sizes)
+        shape = _joint_config(config, text_width, vector_width)
+        self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         self.norm = nn.LayerNorm(width) if config.reads_pairs else nn.Identity()  # joint states are normalised already
         self.dropout = nn.Dropout(config.dropout)
@@ -130,9 +131,11 @@ class Pruner(nn.Module):
 
     def _pair_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
         """[B, K, W]: each real pair read together, in blocks; zero at padding."""
-        assert batch.pairs is not None and self.text is not None
+        pairs, encoder = batch.pairs, self.text
+        assert pairs is not None
+        assert encoder is not None
         rows = real.flatten().nonzero()[:, 0]
-        found = torch.cat([self.text(_some(batch.pairs, block)).float() for block in rows.split(_PAIRS)])
+        found = torch.cat([encoder(_some(pairs, block)).float() for block in rows.split(_PAIRS)])
         states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
         return states.view(*real.shape, -1)
 

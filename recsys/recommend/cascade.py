@@ -1,21 +1,22 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import polars as pl
 
-from recsys.data.datasets import Features
-from recsys.data.prepare import Prepared
+from recsys.data.datasets import Features, Texts
+from recsys.data.pairs import PairTexts
+from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
 from recsys.models.pruner import DecisionConfig, Pruner, decide
-from recsys.recommend.score import score_candidates
+from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import retrieve
-from recsys.retrieval.embed import OpenRetriever, embed_items, open_features
+from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
 from recsys.retrieval.index import ItemIndex
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
@@ -34,36 +35,69 @@ class Lists:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenPruner:
+    """A trained pruner and the readers of its batches."""
+
+    folder: Path
+    model: Pruner
+    words: TextReader | None
+    features: Features
+    pairs: PairTexts | None
+
+    @classmethod
+    def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
+        """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever."""
+        folder = run / "model"
+        model = load_pruner(folder)
+        width = retriever.model.width
+        if model.vector_width != width or _learnt(Codes.load(folder / "codes.json")) != _learnt(retriever.data.codes):
+            raise InputError(
+                f"{folder} was trained beside another retriever than {retriever.folder}: vectors of width "
+                f"{model.vector_width}, here {width}, or other values in its tables. Train it on this one's candidates."
+            )
+        words = None if model.config.reads_pairs else TextReader.open(folder, model, config.cache)
+        features = open_features(words, retriever.data, config)
+        pairs = open_pairs(folder, model, retriever.data, config)
+        return cls(folder=folder, model=model, words=words, features=features, pairs=pairs)
+
+
+def _learnt(codes: Codes) -> Codes:
+    """What the pruner reads; items by number are the retriever's own affair."""
+    return replace(codes, item_ids=[])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cascade:
     """A retriever, perhaps a pruner, and the catalogue that they serve."""
 
-    retriever: OpenRetriever
-    pruner: Pruner | None
-    pruner_features: Features | None
-    pruner_folder: Path | None
     config: DataConfig
+    retriever: OpenRetriever
+    pruner: OpenPruner | None
     item_vectors: np.ndarray  # [N, D] float32
     index: ItemIndex
     top_k: int
     decision: DecisionConfig
     fingerprint: str
+    """Of the models, the data and how the lists are cut."""
 
     @classmethod
     def open(cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig) -> Self:
-        """Load the models of two training runs, prepare the data and embed the catalogue."""
-        opened = OpenRetriever.open(Path(retriever), config)
-        vectors = embed_items(opened)
-        model = features = folder = None
-        if pruner is not None:
-            folder = Path(pruner) / "model"
-            model = load_pruner(folder)
-            features = open_features(folder, model.text, opened.data, config)
-        elif decision.probability is not None:
-            raise InputError("decision.probability needs a pruner, whose scores are probabilities; set pruner: RUN, or decide by decision.top alone.")
-        hashes = [folder_hash(one) for one in (opened.folder, folder) if one is not None]
+        """Load the models of two training runs, prepare the data and embed the catalogue.
+
+        A `decision` that says nothing leaves it to the pruner's own.
+        """
+        if pruner is None and decision.probability is not None:
+            remedy = "set pruner: RUN, or decide by decision.top alone"
+            raise InputError(f"decision.probability needs a pruner, whose scores are probabilities; {remedy}.")
+        first = OpenRetriever.open(Path(retriever), config)
+        second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
+        if second is not None and decision == DecisionConfig():
+            decision = second.model.decision
+        vectors = embed_items(first)
+        models = [folder_hash(one.folder) for one in (first, second) if one is not None]
         return cls(
-            retriever=opened, pruner=model, pruner_features=features, pruner_folder=folder, config=config, item_vectors=vectors,
-            index=ItemIndex.build(vectors), top_k=top_k, decision=decision, fingerprint=fingerprint(hashes, opened.data.hash),
+            config=config, retriever=first, pruner=second, item_vectors=vectors, index=ItemIndex.build(vectors),
+            top_k=top_k, decision=decision, fingerprint=fingerprint(models, first.data.hash, top_k, asdict(decision)),
         )  # fmt: skip
 
     @property
@@ -80,39 +114,56 @@ class Cascade:
         """The lists of some requests."""
         found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k)
         if self.pruner is None:
-            return _cut(Lists(
-                items=found.items, scores=found.scores, retriever_scores=found.scores, pruner_scores=None,
-                candidates=found.items, candidate_scores=found.scores,
-            ), self.decision.top or self.top_k)  # fmt: skip
-        assert self.pruner_features is not None
-        logits = score_candidates(self.pruner, self.pruner_features, requests, found.items, found.scores, self.item_vectors, found.users)
-        return self._decide(found.items, found.scores, logits)
-
-    def _decide(self, items: np.ndarray, scores: np.ndarray, logits: np.ndarray) -> Lists:
-        """Order by the pruner (ties: the retriever's order), keep what the decision keeps."""
-        assert self.pruner is not None
-        chance = np.where(items >= 0, self.pruner.probability(logits), -1.0).astype(np.float32)
-        keep = decide(chance, self.decision) & (items >= 0)
-        order = np.argsort(np.where(keep, -logits, np.inf), axis=1, kind="stable")
-        kept = np.take_along_axis(keep, order, 1)
-
-        def arranged(values: np.ndarray, missing: float) -> np.ndarray:
-            return np.where(kept, np.take_along_axis(values, order, 1), missing).astype(values.dtype)
-
-        width = max(int(kept.sum(1).max(initial=0)), 1)
-        lists = Lists(
-            items=arranged(items, -1), scores=arranged(chance, 0), retriever_scores=arranged(scores, 0), pruner_scores=arranged(chance, 0),
-            candidates=items, candidate_scores=scores,
+            kept = slice(self.decision.top or self.top_k)
+            return Lists(
+                items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
+                pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
+            )  # fmt: skip
+        logits = score_candidates(
+            self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
+            found.users, pairs=self.pruner.pairs,
         )  # fmt: skip
-        return _cut(lists, width)
+        chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
+        return prune(found.items, found.scores, logits, chances, self.decision)
 
-    def on(self, data: Prepared, features: Features, pruner_features: Features | None) -> Self:
-        """The same models and catalogue, asked about other users or queries."""
-        return replace(self, retriever=replace(self.retriever, data=data, features=features), pruner_features=pruner_features)
+    def about(self, data: Prepared, text: str | None = None) -> Self:
+        """The same models and catalogue, asked about other users, or one query that is the only one of `data`."""
+        retriever = replace(
+            self.retriever, data=data, features=_about(self.retriever.features, self.retriever.words, data, text)
+        )
+        if self.pruner is None:
+            return replace(self, retriever=retriever)
+        features = _about(self.pruner.features, self.pruner.words, data, text)
+        pairs = self.pruner.pairs.about(data) if self.pruner.pairs is not None else None
+        return replace(self, retriever=retriever, pruner=replace(self.pruner, features=features, pairs=pairs))
 
 
-def _cut(lists: Lists, width: int) -> Lists:
-    pruned = None if lists.pruner_scores is None else lists.pruner_scores[:, :width]
-    return replace(
-        lists, items=lists.items[:, :width], scores=lists.scores[:, :width], retriever_scores=lists.retriever_scores[:, :width], pruner_scores=pruned
-    )
+def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:
+    queries = words.read_once(text) if words is not None and text is not None else Texts()
+    return Features(data, features.item_texts, queries, max_items=features.max_items)
+
+
+def prune(
+    items: np.ndarray, scores: np.ndarray, logits: np.ndarray, chances: np.ndarray, decision: DecisionConfig
+) -> Lists:
+    """Order candidates by the pruner, equal ones as the retriever has them, and keep what the decision keeps.
+
+    Args:
+        items: [B, K] candidates, best first, padded with -1 at the end.
+        scores: [B, K] of the retriever.
+        logits: [B, K] of the pruner, -inf at padding.
+        chances: [B, K] calibrated probabilities, negative at padding.
+        decision: what is kept.
+    """
+    order = np.argsort(-logits, axis=1, kind="stable")
+    kept = decide(np.take_along_axis(chances, order, 1), decision)  # the first few: a chance rises with the logit
+    width = max(int(kept.sum(1).max(initial=0)), 1)
+
+    def arranged(values: np.ndarray, missing: float) -> np.ndarray:
+        return np.where(kept, np.take_along_axis(values, order, 1), missing)[:, :width].astype(values.dtype)
+
+    chance = arranged(chances, 0).astype(np.float32)
+    return Lists(
+        items=arranged(items, -1), scores=chance, retriever_scores=arranged(scores, 0), pruner_scores=chance,
+        candidates=items, candidate_scores=scores,
+    )  # fmt: skip

@@ -1,20 +1,20 @@
 """The cascade from Python: one user or one query at a time."""
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 
 from recsys.config import parse_run, read_part
-from recsys.data.datasets import Features
-from recsys.data.prepare import Histories, Prepared, Queries
+from recsys.data.prepare import Histories, Queries
 from recsys.data.requests import Requests
 from recsys.errors import InputError, nearest
 from recsys.models.pruner import DecisionConfig
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.run import InferRun
-from recsys.retrieval.embed import encode_texts
 from recsys.tables import DataConfig
 
 
@@ -23,8 +23,10 @@ class Recommendation:
     """One line of a list."""
 
     rank: int
+    """From 1."""
     item_id: Any
     score: float
+    """What the list is ordered by: the pruner's probability, or the retriever's score where there is no pruner."""
     retriever_score: float
     pruner_score: float | None
 
@@ -46,108 +48,129 @@ class Recommender:
         """The cascade of an inference run (RUN/infer.yaml), or the retriever of a training run (RUN/config.yaml)."""
         run = Path(run)
         if (run / "infer.yaml").is_file():
-            config = parse_run(InferRun, [str(run / "infer.yaml")])
-            return cls(Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision))
-        if not (run / "config.yaml").is_file():
-            raise InputError(f"{run} is no run: neither infer.yaml nor config.yaml is there. Train first, or give the folder of a run.")
-        data = read_part(run / "config.yaml", "data", DataConfig)
+            one = parse_run(InferRun, [str(run / "infer.yaml")])
+            return cls(Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision))
+        data = read_part(run / "config.yaml", "data", DataConfig) if (run / "config.yaml").is_file() else None
         if data is None:
-            raise InputError(f"{run}/config.yaml has no `data`; expected the folder of a training run.")
+            raise InputError(f"{run} is no run: it has neither infer.yaml nor a config.yaml with `data`. Train first.")
         return cls(Cascade.open(str(run), None, data, 100, DecisionConfig()))
 
     def recommend(
-        self, history: list[Any], *, context: dict[str, str] | None = None, profile: dict[str, str] | None = None, top: int = 10
+        self,
+        history: list[Any],
+        *,
+        events: list[str] | None = None,
+        context: dict[str, Any] | None = None,
+        profile: dict[str, Any] | None = None,
+        top: int = 10,
     ) -> list[Recommendation]:
-        """Items for somebody with this history.
+        """Items for somebody with this history; at most `top` of those that the run's decision keeps.
 
         Args:
-            history: item ids, oldest first; they are not recommended again. May be empty.
+            history: item ids, oldest first; may be empty. What was had (a target event) is not recommended again.
+            events: for each item its event, e.g. "view"; None: every item was had.
             context: values of the context columns at this moment.
-            profile: values of the user's category columns.
-            top: length of the list.
+            profile: values of the user's category and number columns.
+            top: longest list.
+
+        Raises:
+            InputError: an unknown item or column, or a retriever that answers queries only.
         """
-        data = self.cascade.data
-        items = np.array([self._row(item) for item in history], dtype=np.int32)
-        moment = self._codes(context or {}, data.codes.context, "context")
-        one = replace(
-            data,
-            histories=_one_history(items, moment),
-            profile=self._profile(profile or {}),
-            profile_number=np.full((1, data.profile_number.shape[1]), np.nan, dtype=np.float32),
-            queries=None,
-        )
-        return self._ask(one, None, user=0, query=-1, top=top)
+        if self.cascade.retriever.model.users.out is None:
+            raise InputError("This retriever answers queries and knows nothing of histories; use search(text).")
+        if events is not None and len(events) != len(history):
+            raise InputError(f"Found {len(events)} events for {len(history)} items; expected one for each.")
+        layout = self._one_history(history, events, context or {})
+        one = replace(self.cascade.data, histories=layout, queries=None, **self._profile(profile or {}))
+        end = np.array([len(history)])
+        return self._lists(self.cascade.about(one), top, user=0, query=-1, end=end, moment=end)
 
     def search(self, text: str, *, top: int = 10) -> list[Recommendation]:
-        """Items for a query."""
+        """Items for a query of somebody unknown, at most `top`. Raises InputError if it is empty, or not to be read."""
         if not text.strip():
             raise InputError("The query is empty; give at least one word.")
-        if self.cascade.retriever.model.text is None:
+        if self.cascade.retriever.words is None:
             raise InputError("This retriever has no text encoder, so it cannot search; train one with model.text.")
-        none = np.zeros(0, dtype=np.int64)
-        query = Queries(
-            texts=[text], user=np.array([-1]), order=np.array([np.nan]), stage=np.zeros(1, dtype=np.int8),
-            offsets=np.zeros(2, dtype=np.int64), item=none, grade=none.astype(np.float32),
-        )  # fmt: skip
-        return self._ask(replace(self.cascade.data, queries=query), text, user=-1, query=0, top=top)
+        one = replace(self.cascade.data, queries=_one_query(text))
+        none = np.array([-1])
+        return self._lists(self.cascade.about(one, text), top, user=-1, query=0, end=none, moment=none)
 
-    def _ask(self, data: Prepared, text: str | None, *, user: int, query: int, top: int) -> list[Recommendation]:
-        cascade, empty = self.cascade, [np.zeros(0, dtype=np.int64)]
-        own = self._features(data, cascade.retriever.features, cascade.retriever.folder, cascade.retriever.model.text, text)
-        pruner = cascade.pruner_features
-        if pruner is not None and cascade.pruner is not None and cascade.pruner_folder is not None:
-            pruner = self._features(data, pruner, cascade.pruner_folder, cascade.pruner.text, text)
-        end = 0 if data.histories is None or user < 0 else len(data.histories.item) - 1
+    @staticmethod
+    def _lists(
+        cascade: Cascade, top: int, *, user: int, query: int, end: np.ndarray, moment: np.ndarray
+    ) -> list[Recommendation]:
+        unknown = [np.zeros(0, dtype=np.int64)]
         requests = Requests(
-            users=np.array([user]), queries=np.array([query]), ends=np.array([end]), moments=np.array([end if user >= 0 else -1]),
-            target_rows=empty, grades=empty,
+            users=np.array([user]), queries=np.array([query]), ends=end, moments=moment, target_rows=unknown,
+            grades=unknown,
         )  # fmt: skip
-        lists = cascade.on(data, own, pruner).recommend(requests)
-        ids = cascade.item_ids
+        lists, ids = cascade.recommend(requests), cascade.item_ids
+        pruned = lists.pruner_scores
         return [
             Recommendation(
-                rank=place + 1, item_id=ids[int(item)], score=float(lists.scores[0, place]),
+                rank=place + 1, item_id=ids[item], score=float(lists.scores[0, place]),
                 retriever_score=float(lists.retriever_scores[0, place]),
-                pruner_score=None if lists.pruner_scores is None else float(lists.pruner_scores[0, place]),
+                pruner_score=None if pruned is None else float(pruned[0, place]),
             )
-            for place, item in enumerate(lists.items[0][:top]) if item >= 0
+            for place, item in enumerate(lists.items[0, :top].tolist()) if item >= 0
         ]  # fmt: skip
 
-    def _features(self, data: Prepared, known: Features, folder: Path, encoder: Any, text: str | None) -> Features:
-        queries = known.query_texts
-        if text is not None and encoder is not None:
-            queries = encode_texts(folder, encoder, [text], self.cascade.config, cached=False)
-        return Features(data, known.item_texts, queries, max_items=known.max_items)
+    def _one_history(self, history: list[Any], events: list[str] | None, context: dict[str, Any]) -> Histories:
+        """A layout with one user: the history, and one row more that only carries the moment."""
+        data, roles, size = self.cascade.data, self.cascade.config.interactions, len(history) + 1
+        _check_names(context, data.codes.context, "context")
+        moment = [_code(known, context.get(name)) for name, known in data.codes.context.items()]
+        had = roles.target_events
+        named = events if events is not None else [had[0] if had else None] * len(history)
+        count = np.arange(size)
+        return Histories(
+            offsets=np.array([0, size]), item=np.array([*map(self._row, history), 0], dtype=np.int32),
+            order=count.astype(np.float64), position=count,
+            event=np.array([*(_code(data.codes.event, event) for event in named), 0], dtype=np.int16),
+            target=np.array([*(events is None or had is None or event in had for event in named), False]),
+            stage=np.zeros(size, dtype=np.int8),
+            context=np.array([[0] * len(moment)] * len(history) + [moment], dtype=np.int32).reshape(size, -1),
+        )  # fmt: skip
 
     def _row(self, item: Any) -> int:
         if item not in self._rows:
-            hint = nearest(str(item), (str(known) for known in list(self._rows)[:5000]))
-            raise InputError(f"Unknown item {item!r} in the history; expected an id of the items table.{hint}")
+            known = next(iter(self._rows))
+            some = map(str, islice(self._rows, 20_000))
+            hint = nearest(str(item), some) if isinstance(item, type(known)) else ""
+            raise InputError(f"Unknown item {item!r} in the history; expected an item's id, such as {known!r}.{hint}")
         return self._rows[item]
 
-    def _profile(self, profile: dict[str, str]) -> np.ndarray:
-        codes = self._codes(profile, self.cascade.data.codes.user_category, "profile")
-        width = self.cascade.data.profile.shape[2]
-        return np.pad(codes[None, :, None], ((0, 0), (0, 0), (0, width - 1)))
+    def _profile(self, profile: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays of `Prepared` that describe users, of one user."""
+        codes = self.cascade.data.codes
+        _check_names(profile, {**codes.user_category, **codes.user_number}, "profile")
+        category = [[_code(known, profile.get(name))] for name, known in codes.user_category.items()]
+        number = [
+            (float(profile[name]) - middle) / spread if profile.get(name) is not None else np.nan
+            for name, (middle, spread) in codes.user_number.items()
+        ]
+        return {
+            "profile": np.array(category, dtype=np.int64).reshape(1, -1, 1),
+            "profile_number": np.array([number], dtype=np.float32),
+        }
 
-    @staticmethod
-    def _codes(values: dict[str, str], known: dict[str, list[str]], what: str) -> np.ndarray:
-        """[columns] int64 codes; a value that training has not seen is missing, a column that it has not is an error."""
-        for name in values:
-            if name not in known:
-                raise InputError(f"Unknown {what} column {name!r}.{nearest(name, known)} Known: {', '.join(known) or 'none'}.")
-        places = [(known[name], values.get(name)) for name in known]
-        return np.array([all_.index(str(value)) + 1 if str(value) in all_ else 0 for all_, value in places], dtype=np.int64)
+
+def _check_names(values: dict[str, Any], known: dict[str, Any], what: str) -> None:
+    for name in values:
+        if name not in known:
+            columns = ", ".join(known) or "none"
+            raise InputError(f"Unknown {what} column {name!r}.{nearest(name, known)} The model knows: {columns}.")
 
 
-def _one_history(items: np.ndarray, moment: np.ndarray) -> Histories:
-    """A layout with one user: the history, and one row more that only carries the moment."""
-    size = len(items) + 1
-    context = np.zeros((size, len(moment)), dtype=np.int32)
-    context[-1] = moment
-    count = np.arange(size)
-    return Histories(
-        offsets=np.array([0, size]), item=np.append(items, 0).astype(np.int32), order=count.astype(np.float64), position=count,
-        event=np.zeros(size, dtype=np.int16), target=np.ones(size, dtype=bool), stage=np.zeros(size, dtype=np.int8), context=context,
+def _code(known: list[str], value: Any) -> int:
+    """Code of a value, written as the tables' values are; 0 for none and for one that training has not seen."""
+    text = None if value is None else pl.Series([value]).cast(pl.String)[0]
+    return known.index(text) + 1 if text in known else 0
+
+
+def _one_query(text: str) -> Queries:
+    none = np.zeros(0, dtype=np.int64)
+    return Queries(
+        texts=[text], user=np.array([-1]), order=np.array([np.nan]), stage=np.zeros(1, dtype=np.int8),
+        offsets=np.zeros(2, dtype=np.int64), item=none, grade=none.astype(np.float32),
     )  # fmt: skip
-

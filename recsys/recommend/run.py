@@ -1,11 +1,13 @@
 """The inference stages: candidates, recommend, search, export. Each reads files and writes files."""
 
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,11 +20,14 @@ from recsys.data.split import STAGES as SPLITS
 from recsys.errors import InputError, nearest
 from recsys.models.pruner import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
-from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists, write_samples
+from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists
+from recsys.recommend.samples import write_samples
+from recsys.results import read_results, stage, write_stages
 from recsys.retrieval.candidates import write_candidates
-from recsys.results import add_stage
 from recsys.retrieval.embed import OpenRetriever
-from recsys.shards import Parts, disk_errors, fingerprint, write_atomic
+from recsys.retrieval.export import export_text_tower
+from recsys.retrieval.index import set_search_threads
+from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
 STAGES = ("candidates", "recommend", "search", "export")
@@ -38,15 +43,17 @@ class InferRun:
     name: str
     """Of the run; output lies below RUNS/NAME."""
     runs: str = "runs"
+    """Folder of all runs."""
     retriever: str
     """Folder of the retriever's training run."""
     pruner: str | None = None
     """Folder of the pruner's training run; null: the retriever alone."""
     data: DataConfig
+    """The tables to serve; roles as in the retriever's config."""
     candidates: int = 100
     """Items that the retriever proposes for each request."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
-    """Which candidates are kept."""
+    """Which candidates are kept; where it says nothing, as the pruner's training run said."""
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None
@@ -62,18 +69,37 @@ class InferRun:
     samples: int = 6
     """Requests that the report shows as examples."""
 
+    def __post_init__(self) -> None:
+        counts = {"candidates": self.candidates, "part": self.part, "threads": self.threads or 1}
+        for name, count in counts.items():
+            if count < 1:
+                raise InputError(f"{name} is {count}; expected at least 1.")
+        if self.samples < 0:
+            raise InputError(f"samples is {self.samples}; expected 0 or more.")
+
     @property
     def folder(self) -> Path:
         """Of this run."""
         return Path(self.runs) / self.name
 
 
-def run_stage(stage: str, config: InferRun) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Requests to be answered, and what stands for each in the first column of the output."""
+
+    key: str
+    """user_id or query_id."""
+    ids: pl.Series  # [R]
+    rows: np.ndarray  # [R] int64, of the users or queries table
+    requests: Requests
+
+
+def run_stage(name: str, config: InferRun) -> Path:
     """Run one stage; returns the folder of its output."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    torch.manual_seed(0)
-    match stage:
+        set_search_threads(config.threads)
+    match name:
         case "candidates":
             return _candidates(config)
         case "recommend":
@@ -83,137 +109,161 @@ def run_stage(stage: str, config: InferRun) -> Path:
         case "export":
             return _export(config)
         case _:
-            raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Expected one of {', '.join(STAGES)}.")
+            raise InputError(f"Unknown stage {name!r}.{nearest(name, STAGES)} Expected one of {', '.join(STAGES)}.")
 
 
 def _candidates(config: InferRun) -> Path:
-    retriever = OpenRetriever.open(Path(config.retriever), config.data)
-    folder = Path(config.output) if config.output else config.folder / "candidates"
-    with disk_errors(folder):
-        count = write_candidates(retriever, folder, top_k=config.candidates, overwrite=config.overwrite)
+    retriever, folder = OpenRetriever.open(Path(config.retriever), config.data), _output(config, "candidates")
+    count = write_candidates(retriever, folder, top_k=config.candidates, overwrite=config.overwrite)
     print(f"{count:,} requests x {config.candidates} candidates -> {folder}", file=sys.stderr)
     return folder
 
 
 def _recommend(config: InferRun) -> Path:
-    cascade = Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision)
-    write_atomic(config.folder / "infer.yaml", yaml.safe_dump({**asdict(config), "overwrite": False}, sort_keys=False, allow_unicode=True))
-    users = _wanted_users(config, cascade)
-    requests = serving_requests(cascade.data, config.data.history.until, users)
-    ids = cascade.data.tables.users[config.data.users.id]
-    folder = Path(config.output) if config.output else config.folder / "recommendations"
-    seconds, parts = _write_lists(config, cascade, requests, folder, "user_id", lambda rows: ids.gather(users[rows]))
-    if config.evaluate and config.data.history.until in SPLITS and any(len(one) for one in requests.target_rows):
-        _report_quality(config, cascade, requests, parts, seconds)
-    if not config.users:
-        write_samples(config.folder / "samples.json", cascade, requests, count=config.samples, images=Path(config.data.root))
+    cascade, folder = _open(config, config.data), _output(config, "recommendations")
+    users, until = _wanted_users(config, cascade), config.data.history.until
+    requests = serving_requests(cascade.data, until, users)
+    ids = cascade.data.tables.users[config.data.users.id].gather(users)
+    work = Work(key="user_id", ids=ids, rows=users, requests=requests)
+    parts, seconds = _write_lists(config, cascade, work, folder)
+    _keep_config(config)
+    if config.evaluate and until in SPLITS and any(len(rows) for rows in requests.target_rows):
+        _report_quality(config, cascade, work, parts, seconds)
+    if config.users is None:
+        write_samples(config.folder / "samples.json", cascade, requests, count=config.samples)
     return folder
-
-
-def _report_quality(config: InferRun, cascade: Cascade, requests: Requests, parts: Parts, seconds: float) -> None:
-    """Measure the written lists and put them beside the baselines and the trainer's own figures."""
-    for source in (config.retriever, config.pruner):
-        _copy_stages(Path(source) / "results.json" if source else None, config.folder)
-    for name, (metrics, spent) in evaluate_baselines(cascade, requests).items():
-        add_stage(config.folder, name, metrics, seconds=spent)
-    metrics = evaluate_lists(cascade, requests, parts)
-    add_stage(config.folder, "pruned lists" if config.pruner else "retrieved lists", metrics, seconds=seconds)
-
-
-def _copy_stages(path: Path | None, folder: Path) -> None:
-    if path is None or not path.is_file():
-        return
-    for stage in json.loads(path.read_text())["stages"]:
-        add_stage(folder, stage["name"], stage["metrics"], seconds=stage["seconds"])
 
 
 def _search(config: InferRun) -> Path:
     data = config.data
     if "queries" in data.tables and "relevance" not in data.tables:
-        data = replace(data, tables={**data.tables, "relevance": ""})  # the root's relevance belongs to other queries
-    cascade = Cascade.open(config.retriever, config.pruner, data, config.candidates, config.decision)
-    if cascade.data.queries is None or cascade.data.tables.queries is None:
-        raise InputError(f"Stage 'search' needs a queries table; none was found below {data.root}. Name one: --data.tables.queries=FILE")
-    requests = query_requests(cascade.data, np.arange(len(cascade.data.queries)))
-    ids = cascade.data.tables.queries[data.queries.id]
-    folder = Path(config.output) if config.output else config.folder / "results"
-    _write_lists(config, cascade, requests, folder, "query_id", lambda rows: ids.gather(rows))
+        data = replace(data, tables={**data.tables, "relevance": ""})  # the root's relevance is of other queries
+    cascade, folder = _open(config, data), _output(config, "results")
+    queries, table = cascade.data.queries, cascade.data.tables.queries
+    if queries is None or table is None:
+        remedy = "name one: --data.tables.queries=FILE"
+        raise InputError(f"Stage 'search' needs a queries table and found none below {data.root}; {remedy}")
+    rows = np.arange(len(queries))
+    requests = query_requests(cascade.data, rows)
+    work = Work(key="query_id", ids=table[data.queries.id], rows=rows, requests=requests)
+    _write_lists(config, cascade, work, folder)
+    if not (config.folder / "infer.yaml").is_file():
+        _keep_config(config)
     return folder
 
 
 def _export(config: InferRun) -> Path:
     """The text encoder as a sentence-transformers folder."""
-    from recsys.retrieval.export import export_text_tower
-
-    folder = Path(config.output) if config.output else config.folder / "sentence_transformers"
+    folder = _output(config, "sentence_transformers")
     return export_text_tower(Path(config.retriever) / "model", folder, overwrite=config.overwrite)
 
 
+def _open(config: InferRun, data: DataConfig) -> Cascade:
+    return Cascade.open(config.retriever, config.pruner, data, config.candidates, config.decision)
+
+
+def _output(config: InferRun, name: str) -> Path:
+    return Path(config.output) if config.output else config.folder / name
+
+
+def _keep_config(config: InferRun) -> None:
+    """infer.yaml: what `Recommender.load` answers with."""
+    content = {**asdict(config), "overwrite": False}
+    write_atomic(config.folder / "infer.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
 def _wanted_users(config: InferRun, cascade: Cascade) -> np.ndarray:
-    """[U] int64 rows of the users table to serve, in table order or the file's."""
-    users = cascade.data.tables.users
+    """[U] int64 distinct rows of the users table, in its order or the file's."""
+    users, key = cascade.data.tables.users, config.data.users.id
     if config.users is None:
         return np.arange(len(users))
-    key = config.data.users.id
-    wanted = _read_users(Path(config.users), key)
+    wanted = _read_users(Path(config.users), key).select(pl.col(key).cast(pl.String))
     known = users.select(pl.col(key).cast(pl.String)).with_row_index("row")
-    found = wanted.select(pl.col(key).cast(pl.String)).join(known, on=key, how="left", maintain_order="left")["row"]
+    found = wanted.join(known, on=key, how="left", maintain_order="left")["row"]
     missing = np.flatnonzero(found.is_null().to_numpy())
     if len(missing):
-        rows = ", ".join(str(row) for row in missing[:3])
-        raise InputError(f"{config.users}: {len(missing)} of {len(wanted)} users are not in the users table (rows {rows} first). Remove them, or add them.")
-    return found.to_numpy().astype(np.int64)
+        rows = ", ".join(str(row + 1) for row in missing[:3])
+        raise InputError(
+            f"{config.users}: {len(missing)} of {len(wanted)} users are not in the users table (row {rows} first). "
+            "Remove them from the file, or add them to the table."
+        )
+    return found.unique(maintain_order=True).to_numpy().astype(np.int64)
 
 
 def _read_users(path: Path, key: str) -> pl.DataFrame:
     if not path.is_file():
-        raise InputError(f"File of users {str(path)!r} does not exist.")
-    frame = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.read_parquet(path)
+        raise InputError(f"File of users {str(path)!r} does not exist; set users to a CSV or Parquet file.")
+    try:
+        frame = pl.read_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}); expected a CSV or Parquet file with users.") from error
     if key not in frame.columns:
-        raise InputError(f"{path} has no column {key!r}; found {frame.columns}.")
+        raise InputError(
+            f"{path} has no column {key!r}; found {', '.join(frame.columns)}.{nearest(key, frame.columns)}"
+        )
     if not len(frame):
-        raise InputError(f"{path} names no user.")
+        raise InputError(f"{path} names no user; expected at least one row.")
     return frame
 
 
-def _write_lists(  # noqa: PLR0913
-    config: InferRun, cascade: Cascade, requests: Requests, folder: Path, key: str, ids: Callable[[np.ndarray], pl.Series]
-) -> tuple[float, Parts]:
-    """Make every part that is not there yet; returns the seconds it took and the parts."""
-    if not len(requests):
-        raise InputError(f"Nobody to serve: the table with {key} is empty.")
-    settings = asdict(config.decision), config.part, config.candidates, config.data.history.until, config.data.history.max_items
-    parts = Parts.open(folder, fingerprint(cascade.fingerprint, settings, ids(np.arange(len(requests))).hash(0).sum()), overwrite=config.overwrite)
+def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -> tuple[Parts, float]:
+    """Make every part that is not there yet; returns all of them and the seconds that they took."""
+    if not len(work.rows):
+        raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
+    who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
+    made_from = fingerprint(cascade.fingerprint, asdict(config.data.history), config.part, work.key, who)
+    parts = Parts.open(folder, made_from, overwrite=config.overwrite)
+    todo = [number for number in range(-(-len(work.rows) // config.part)) if not parts.finished(number)]
     begin = time.perf_counter()
-    for number, rows in _progress(_cut(len(requests), config.part), key):
-        if not parts.finished(number):
-            lists = cascade.recommend(requests.take(rows))
-            parts.write(number, _frame(cascade, lists, ids(rows), key))
-    seconds = time.perf_counter() - begin
-    write_atomic(folder / "DONE", json.dumps({"rows": parts.rows(), "requests": len(requests)}))
-    print(f"{len(requests):,} requests, {parts.rows():,} rows in {seconds:.1f} s -> {folder}", file=sys.stderr)
-    return seconds, parts
+    for number in _progress(todo, f"{work.key.removesuffix('_id')} lists"):
+        rows = np.arange(number * config.part, min((number + 1) * config.part, len(work.rows)))
+        parts.write(
+            number, _frame(cascade, cascade.recommend(work.requests.take(rows)), work.ids.gather(rows), work.key)
+        )
+    done = _finish(folder, parts, len(work.rows), time.perf_counter() - begin, made=bool(todo))
+    print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {folder}", file=sys.stderr)
+    return parts, done["seconds"]
 
 
-def _cut(count: int, size: int) -> list[tuple[int, np.ndarray]]:
-    return [(number, np.arange(start, min(start + size, count))) for number, start in enumerate(range(0, count, size))]
+def _finish(folder: Path, parts: Parts, requests: int, seconds: float, *, made: bool) -> dict[str, Any]:
+    """DONE: that all parts are there, and how long the last of them took."""
+    path = folder / "DONE"
+    if made or not path.is_file():
+        write_atomic(path, json.dumps({"requests": requests, "rows": parts.rows(), "seconds": seconds}))
+    return json.loads(path.read_text())
 
 
-def _progress(work: list[tuple[int, np.ndarray]], key: str) -> Iterator[tuple[int, np.ndarray]]:
-    columns = (TextColumn(key.removesuffix("_id") + " parts"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
-        yield from bar.track(work)
+def _progress(todo: list[int], what: str) -> Iterator[int]:
+    """The numbers of parts, with a bar where somebody watches."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn(what), *columns, disable=not sys.stderr.isatty()) as bar:
+        yield from bar.track(todo)
 
 
 def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataFrame:
-    """Lists as rows: best first, rank from 1, ids as they came in."""
+    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner."""
     rows, ranks = np.nonzero(lists.items >= 0)
-    frame = pl.DataFrame({key: ids.gather(rows).alias(key), "rank": (ranks + 1).astype(np.int32)})
-    return frame.with_columns(
-        cascade.item_ids.gather(lists.items[rows, ranks]).alias("item_id"),
-        *[
-            pl.Series(name, values[rows, ranks])
-            for name, values in (("score", lists.scores), ("retriever_score", lists.retriever_scores), ("pruner_score", lists.pruner_scores))
-            if values is not None
-        ],
+    none, pruned = pl.repeat(None, len(rows), dtype=pl.Float32, eager=True), lists.pruner_scores
+    return pl.DataFrame(
+        {
+            key: ids.gather(rows),
+            "rank": (ranks + 1).astype(np.int32),
+            "item_id": cascade.item_ids.gather(lists.items[rows, ranks]),
+            "score": lists.scores[rows, ranks],
+            "retriever_score": lists.retriever_scores[rows, ranks],
+            "pruner_score": none if pruned is None else pruned[rows, ranks],
+        }
     )
+
+
+def _report_quality(config: InferRun, cascade: Cascade, work: Work, parts: Parts, seconds: float) -> None:
+    """The written lists beside the baselines and the trainers' own figures, in results.json."""
+    lists = evaluate_lists(cascade, work.requests, work.ids, parts, part=config.part)
+    baselines = evaluate_baselines(cascade, work.requests).items()
+    stages = [stage(name, metrics, spent) for name, (metrics, spent) in baselines]
+    for kind, run in (("retriever", config.retriever), ("pruner", config.pruner)):
+        trained = read_results(Path(run))["stages"] if run else []
+        stages += [one for one in trained if one["name"].startswith(kind)]
+    name = "retrieved lists" if config.pruner is None else "pruned lists"
+    write_stages(config.folder, [*stages, stage(name, lists, seconds)])

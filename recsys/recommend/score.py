@@ -17,9 +17,9 @@ from recsys.tables import DataConfig
 
 
 @torch.inference_mode()
-def score_candidates(  # noqa: PLR0913
-    pruner: Pruner, features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, item_vectors: np.ndarray,
-    user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
+def score_candidates(
+    pruner: Pruner, features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray,
+    item_vectors: np.ndarray, user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
 ) -> np.ndarray:  # fmt: skip
     """[R, K] float32 logits of the candidates of R requests, -inf at padding.
 
@@ -35,13 +35,15 @@ def score_candidates(  # noqa: PLR0913
         pairs: reader of pairs of texts (`open_pairs`), which a cross-encoder needs.
     """
     if pruner.config.reads_pairs and pairs is None:
-        raise InputError("This pruner is a cross-encoder and was given no pairs of texts; open them with open_pairs(folder, pruner, data, config).")
+        remedy = "open them with open_pairs(folder, pruner, data, config)"
+        raise InputError(f"This pruner is a cross-encoder and was given no pairs of texts; {remedy}.")
     narrow, device = latest_only(features, pruner.config.history), next(pruner.parameters()).device
     out = np.full(candidates.shape, -np.inf, dtype=np.float32)
     for start in range(0, len(requests), batch_size):
         rows = np.arange(start, min(start + batch_size, len(requests)))
+        own = candidates[rows]
         batch = assemble_lists(
-            narrow, requests.take(rows), candidates[rows], scores[rows], np.zeros(candidates[rows].shape), item_vectors, user_vectors[rows], pairs
+            narrow, requests.take(rows), own, scores[rows], np.zeros(own.shape), item_vectors, user_vectors[rows], pairs
         )
         out[rows] = pruner(batch.to(device)).cpu().numpy()
     return out
@@ -54,5 +56,6 @@ def open_pairs(folder: Path, pruner: Pruner, data: Prepared, config: DataConfig)
         return None
     tokenizer = AutoTokenizer.from_pretrained(folder / "text", trust_remote_code=False)
     return PairTexts(
-        data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history, folder=Path(config.cache)
-    )
+        data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history,
+        folder=Path(config.cache),
+    )  # fmt: skip

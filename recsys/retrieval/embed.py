@@ -1,24 +1,61 @@
 """A retriever's model folder -> readers of its batches, item vectors and user vectors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import TextBatch
 from recsys.data.datasets import Features, Texts
 from recsys.data.prepare import Codes, Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batch
+from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
+from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
+from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
 from recsys.shards import folder_hash
 from recsys.tables import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReader:
+    """The text encoder of a model folder beside its tokenizer: texts -> vectors."""
+
+    encoder: TextEncoder
+    tokenizer: PreTrainedTokenizerFast
+    key: str
+    """Hash of both."""
+    cache: Path
+
+    @classmethod
+    def open(cls, folder: Path, model: Retriever | Pruner, cache: str) -> "TextReader | None":
+        """What `folder`/text holds; None for a model that reads no texts."""
+        if model.text is None or model.config.text is None:
+            return None
+        tokenizer = load_tokenizer(
+            replace(model.config.text, model=str(folder / "text"), mode="frozen"), [], Path(cache)
+        )
+        return cls(encoder=model.text, tokenizer=tokenizer, key=folder_hash(folder / "text"), cache=Path(cache))
+
+    def read(self, texts: list[str]) -> Texts:
+        """Vectors of a table's texts, made once and mapped from disk afterwards."""
+        return text_source(
+            texts, self.tokenizer, self.encoder.max_tokens, self.cache,
+            encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths), encoder_key=self.key,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def read_once(self, text: str) -> Texts:
+        """The vector of one text, kept nowhere."""
+        found = self.tokenizer([text], truncation=True, max_length=self.encoder.max_tokens, return_tensors="pt")
+        batch = TextBatch(ids=found["input_ids"], mask=found["attention_mask"].bool())
+        return Texts(vectors=self.encoder(batch).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +64,7 @@ class OpenRetriever:
 
     folder: Path
     model: Retriever
+    words: TextReader | None
     data: Prepared
     features: Features
 
@@ -35,56 +73,57 @@ class OpenRetriever:
         """Load RUN/model and prepare the data with the codes that the model was trained on."""
         folder = run / "model"
         model = load_retriever(folder)
-        data = prepare(config, Codes.load(folder / "codes.json"))
-        features = open_features(folder, model.text, data, config)
-        return cls(folder=folder, model=model, data=data, features=features)
+        codes = Codes.load(folder / "codes.json")
+        check_roles(codes, config, folder)
+        words = TextReader.open(folder, model, config.cache)
+        data = prepare(config, codes)
+        return cls(folder=folder, model=model, words=words, data=data, features=open_features(words, data, config))
 
 
-def open_features(folder: Path, encoder: TextEncoder | None, data: Prepared, config: DataConfig) -> Features:
-    """Reader of batches for a model folder's text encoder: every text is encoded once, its vector cached."""
+def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
+    """Refuse a config whose columns are not those that the model in `folder` has weights for."""
+    items, users, rows = config.items, config.users, config.interactions
+    roles = {
+        "items.category": (codes.item_category, items.category),
+        "items.number": (codes.item_number, items.number),
+        "users.category": (codes.user_category, users.category),
+        "users.number": (codes.user_number, users.number),
+        "interactions.context": (codes.context, rows.context),
+    }
+    for role, (learnt, given) in roles.items():
+        if list(learnt) != given:
+            raise InputError(
+                f"{folder} was trained with data.{role}: {list(learnt)}; this config has {given}. "
+                "Use the data section of the training run's config."
+            )
+
+
+def open_features(words: TextReader | None, data: Prepared, config: DataConfig) -> Features:
+    """Reader of batches in which every text is a vector of `words`."""
     items = queries = Texts()
-    if encoder is not None:
-        items = encode_texts(folder, encoder, data.catalogue.texts, config)
-        if data.queries is not None:
-            queries = encode_texts(folder, encoder, data.queries.texts, config)
+    if words is not None:
+        items = words.read(data.catalogue.texts)
+        queries = words.read(data.queries.texts) if data.queries is not None else queries
     history = config.history
-    return Features(data, items, queries, max_items=history.max_items, searches=history.queries and encoder is not None)
-
-
-def encode_texts(folder: Path, encoder: TextEncoder, texts: list[str], config: DataConfig, *, cached: bool = True) -> Texts:
-    """Vectors of texts by the encoder in `folder`/text; `cached` on disk, or made for this once."""
-    tokenizer = _tokenizer(folder / "text")
-    if not cached:
-        found = tokenizer(texts, truncation=True, max_length=encoder.max_tokens, padding=True, return_tensors="pt")
-        with torch.no_grad():
-            return Texts(vectors=encoder(TextBatch(ids=found["input_ids"], mask=found["attention_mask"].bool())).numpy())
-    return text_source(
-        texts, tokenizer, encoder.max_tokens, Path(config.cache),
-        encode=lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths), encoder_key=folder_hash(folder / "text"),
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return Features(data, items, queries, max_items=history.max_items, searches=history.queries and words is not None)
 
 
 @torch.no_grad()
 def embed_items(retriever: OpenRetriever, block: int = 8192) -> np.ndarray:
     """[N, D] float32 vectors of all items."""
     count = len(retriever.data.catalogue)
-    parts = [retriever.features.items(np.arange(start, min(start + block, count))) for start in range(0, count, block)]
-    return np.concatenate([retriever.model.encode_items(part).numpy() for part in parts])
+    rows = [np.arange(start, min(start + block, count)) for start in range(0, count, block)]
+    return np.concatenate([retriever.model.encode_items(retriever.features.items(part)).numpy() for part in rows])
 
 
 @torch.no_grad()
-def embed_requests(retriever: OpenRetriever, items: np.ndarray, requests: Requests, batch_size: int = 256) -> Iterator[np.ndarray]:
-    """Vectors of requests, [b, D] float32 a batch, in order."""
+def embed_requests(
+    retriever: OpenRetriever, items: np.ndarray, requests: Requests, batch_size: int = 256
+) -> Iterator[np.ndarray]:
+    """Vectors of requests, [b, D] float32 a batch, in order; `items` [N, D] come from `embed_items`."""
     table = torch.from_numpy(items)
     for start in range(0, len(requests), batch_size):
         rows = np.arange(start, min(start + batch_size, len(requests)))
         batch = evaluation_batch(retriever.features, requests.take(rows))
         states = retriever.model.encode_users(batch.users, table)
         yield states[torch.arange(len(rows)), batch.step].numpy()
-
-

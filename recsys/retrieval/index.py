@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.shards import disk_errors
+from recsys.shards import write_atomic
 
 
 def _import_faiss() -> Any:
@@ -64,8 +64,7 @@ class ItemIndex:
 
     def save(self, path: Path) -> None:
         """Write to one file."""
-        with disk_errors(path):
-            path.write_bytes(faiss.serialize_index(self.index).tobytes())
+        write_atomic(path, faiss.serialize_index(self.index).tobytes())
 
     def __len__(self) -> int:
         return self.index.ntotal
@@ -93,13 +92,13 @@ class ItemIndex:
             for row, value, item in zip(rows, values, found, strict=True):
                 kept, best = _best(value, item, seen[row], k)
                 items[row, : len(kept)], scores[row, : len(kept)] = kept, best
-                cut = size < len(self) and best[-1] <= value[-1]  # equal scores may go on beyond what was searched
-                depth[row] = min(2 * size, len(self)) if cut else 0
+                ended = size == len(self) or (len(best) == k and best[-1] > value[-1])
+                depth[row] = 0 if ended else min(2 * size, len(self))  # equal scores may go on beyond what was searched
         return items, scores
 
 
 def _best(scores: np.ndarray, items: np.ndarray, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The first k unseen items and their scores."""
-    left = ~np.isin(items, seen)
+    left = (items >= 0) & ~np.isin(items, seen)
     order = np.lexsort((items[left], -scores[left]))[:k]
     return items[left][order], scores[left][order]

@@ -59,8 +59,8 @@ class StopAtBoundary(Checkpoint):
         """Give the signals back."""
         self._give_back()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back, before Lightning gives its own back."""
         self._give_back()
 
     def _give_back(self) -> None:

@@ -1,6 +1,7 @@
 """The pruner's training: judge lists; listwise and pointwise loss; log the cascade beside the retriever alone."""
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
@@ -13,6 +14,7 @@ from recsys.losses.ranking import listwise_softmax, pointwise_bce
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.models.pruner import Pruner
+from recsys.training.frozen import drop_frozen, restore_frozen
 from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
 
 
@@ -31,15 +33,26 @@ class LossMix:
 
 
 class PrunerTraining(LightningModule):
-    """Trains a Pruner on the retriever's candidates; validates the cascade, and the retriever's order of the same lists."""
+    """Trains a Pruner on the retriever's candidates; validates the cascade, and the retriever's order of the lists."""
 
-    def __init__(self, model: Pruner, popularity: Tensor, *, valid: list[str], optim: OptimConfig, loss: LossMix, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: Pruner,
+        popularity: Tensor,
+        *,
+        valid: list[str],
+        optim: OptimConfig,
+        loss: LossMix,
+        total_steps: int,
+    ) -> None:
         """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
         super().__init__()
         self.model, self.optim, self.loss, self.total_steps = model, optim, loss, total_steps
         segments = popularity_segments(popularity)
         self.valid = [order for name in valid for order in (name, f"{name}_retriever")]
         self.metrics = torch.nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
+        self.results: dict[str, dict[str, float]] = {}
+        """Of the last validation, by loader and order; exact, where loggers get float32."""
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
         logits, real = self.model(batch), batch.candidate >= 0
@@ -50,15 +63,24 @@ class PrunerTraining(LightningModule):
         return loss
 
     def validation_step(self, batch: ListEvaluation, _: int, dataloader_idx: int = 0) -> None:
-        for place, ranked in enumerate((reorder(self.model(batch.lists), batch.item), batch.item)):
-            metric = self.metrics[2 * dataloader_idx + place]
+        with torch.autocast(batch.item.device.type, enabled=False):  # as inference computes, so that both rank alike
+            logits = self.model(batch.lists)
+        for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
+            metric = cast(RankingMetrics, self.metrics[2 * dataloader_idx + place])
             ranks = rank_in_lists(ranked, batch.targets, metric.items)
             metric.update(ranks, batch.targets, _at_least(ranked, metric.list_k), batch.grades)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in zip(self.valid, self.metrics, strict=True):
-            self.log_dict({f"{name}/{key}": value for key, value in metric.compute().items()})
+        for name, metric in zip(self.valid, cast("list[RankingMetrics]", self.metrics), strict=True):
+            self.results[name] = metric.compute()
             metric.reset()
+            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        drop_frozen(self.model, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_frozen(self.model, checkpoint)
 
     def configure_optimizers(self):  # noqa: ANN201
         optimizer = make_optimizer(self.model, self.optim)

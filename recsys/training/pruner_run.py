@@ -1,10 +1,11 @@
 """The pruner's run, from the retriever's candidates to a calibrated model folder."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from recsys.metrics.calibration import expected_calibration_error, fit_platt
 from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
+from recsys.results import add_stage
 from recsys.tables import DataConfig
 from recsys.training.pruner import LossMix, PrunerTraining
 from recsys.training.retriever_run import sizes, text_sources
-from recsys.training.run import RunConfig, add_stage, fit, open_run, prepare_process, publish_model, write_versions
+from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
 
+_LEAST_SCALE = 1e-3  # probabilities are then all but equal to the share of right candidates
 _HELD_OUT = 1_000_003  # seed of the hash that holds lists out: the same in every run
 
 
@@ -58,32 +61,33 @@ class PrunerRun(RunConfig):
 def train_pruner(config: PrunerRun) -> Path:
     """Train, calibrate, evaluate and export; returns the run's folder."""
     prepare_process(config)
+    check_run(config)
     data = prepare(config.data)
     lists = CandidateLists.read(Path(config.candidates), data)
-    checkpoint = open_run(config)
     features, pairs, model, tokenizer = build(config, data, lists)
     learnt, held = hold_out(lists.sets["second"], config.calibrate)
-    rows = PrunerRows(
-        features, lists, learnt, pairs=pairs, sampled=config.sampled, pointwise=config.loss.pointwise > 0, seed=config.seed
-    )  # fmt: skip
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
+    rows = _training_rows(config, features, lists, learnt, pairs)
     read = partial(list_evaluations, features, lists, pairs=pairs)
-    module_data = DataModule(rows, partial(_valid_loaders, read, list(valid.values())), config.loader, seed=config.seed)
-    steps = config.optim.epochs * -(-len(module_data.train_dataloader()) // config.trainer.accumulate)
+    loaders = DataModule(rows, partial(_valid_loaders, read, list(valid.values())), config.loader, seed=config.seed)
+    steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = PrunerTraining(
-        model, torch.from_numpy(data.popularity()), valid=list(valid), optim=config.optim, loss=config.loss, total_steps=steps
+        model, torch.from_numpy(data.popularity()), valid=list(valid), optim=config.optim, loss=config.loss,
+        total_steps=steps,
     )  # fmt: skip
+    checkpoint = open_run(config)
     total, trained = count_parameters(model)
-    write_versions(config.folder, data.hash, {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)})
-    begin = time.perf_counter()
-    trainer = fit(config, module, module_data, steps=steps, monitor=f"{next(iter(valid), 'valid')}/ndcg@10", checkpoint=checkpoint)
+    made = {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)}
+    write_versions(config.folder, data.hash, made)
+    begin, monitor = time.perf_counter(), f"{next(iter(valid), 'valid')}/ndcg@10"
+    trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     calibrate(model, read(rows=held), config.decision)
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer))
     if valid:
-        values = {name: value for part in trainer.validate(module, datamodule=module_data, verbose=False) for name, value in part.items()}
-        for name, numbers in valid.items():
-            _report(config.folder, name, values, calibration_error(model, read(rows=numbers)), seconds)
+        trainer.validate(module, datamodule=loaders, verbose=False)
+    for name, numbers in valid.items():
+        _report(config.folder, name, module.results, calibration_error(model, read(rows=numbers)), seconds)
     return config.folder
 
 
@@ -97,7 +101,7 @@ def build(
     if text is not None:
         searches = data.queries.texts if data.queries is not None else []
         tokenizer = load_tokenizer(text, [*data.catalogue.texts, *searches], cache / "tokenizer")
-        encoder = TextEncoder.build(text, len(tokenizer), tokenizer.pad_token_id)
+        encoder = TextEncoder.build(text, len(tokenizer), cast("int", tokenizer.pad_token_id))
         if config.model.reads_pairs:
             title = config.data.items.text[:1]
             pairs = PairTexts(data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache)
@@ -106,12 +110,21 @@ def build(
     searched = config.data.history.queries and queries.vectors is not None
     features = Features(data, items, queries, max_items=min(history, config.data.history.max_items), searches=searched)
     torch.manual_seed(config.seed)
-    width = lists.item_vectors.shape[1]
-    return features, pairs, Pruner(config.model, sizes(data, len(tokenizer) if tokenizer else 0), encoder, vector_width=width), tokenizer
+    known = sizes(data, len(tokenizer) if tokenizer else 0)
+    return features, pairs, Pruner(config.model, known, encoder, vector_width=lists.item_vectors.shape[1]), tokenizer
+
+
+def _training_rows(
+    config: PrunerRun, features: Features, lists: CandidateLists, learnt: np.ndarray, pairs: PairTexts | None
+) -> PrunerRows:
+    return PrunerRows(
+        features, lists, learnt, pairs=pairs, sampled=config.sampled, pointwise=config.loss.pointwise > 0,
+        seed=config.seed,
+    )  # fmt: skip
 
 
 def hold_out(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of requests to learn from, and those held out: by a hash of the number, at least one where `share` > 0."""
+    """Numbers of requests to learn from, and those held out: by a hash of the number, at least one if `share` > 0."""
     place = uniform(_HELD_OUT, 0, rows)
     held = (place < share) | ((place == place.min(initial=1.0)) & (share > 0))
     return rows[~held], rows[held]
@@ -132,12 +145,20 @@ def score_lists(model: Pruner, batches: Any) -> tuple[Tensor, Tensor]:
 
 
 def calibrate(model: Pruner, batches: Any, decision: DecisionConfig) -> None:
-    """Give the model its decision, and the scale and shift that make probabilities of its logits on lists it has not seen."""
+    """Give the model its decision, and the scale and shift that make probabilities of its logits on unseen lists."""
     logits, labels = score_lists(model, batches)
     if len(logits):
-        scale, shift = fit_platt(logits, labels > 0)
-        model.calibration = Calibration(scale=scale, shift=shift)
+        model.calibration = fit_calibration(logits, labels > 0)
     model.decision = decision
+
+
+def fit_calibration(logits: Tensor, right: Tensor) -> Calibration:
+    """Platt's scale and shift, but a scale above zero: lists too few to show any order must not turn it around."""
+    scale, shift = fit_platt(logits, right)
+    if scale < _LEAST_SCALE:
+        rest = fit_platt(torch.zeros_like(logits), right)[1]
+        return Calibration(scale=_LEAST_SCALE, shift=rest - _LEAST_SCALE * float(logits.mean()))
+    return Calibration(scale=scale, shift=shift)
 
 
 def calibration_error(model: Pruner, batches: Any) -> float:
@@ -146,13 +167,11 @@ def calibration_error(model: Pruner, batches: Any) -> float:
     return expected_calibration_error(torch.from_numpy(model.probability(logits.numpy())), labels > 0)
 
 
-def _report(folder: Path, name: str, values: dict[str, float], error: float, seconds: float) -> None:
+def _report(folder: Path, name: str, results: dict[str, dict[str, float]], error: float, seconds: float) -> None:
     """Add the retriever's order and the pruner's, by the same rules on the same candidates, to results.json."""
     suffix = "" if name == "valid" else f", {name}"
-    for stage, prefix in (("retriever", f"{name}_retriever/"), ("pruner", f"{name}/")):
-        metrics = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
-        own = {"ece": error} if stage == "pruner" else {}
-        add_stage(folder, stage + suffix, {**metrics, **own}, seconds=seconds if own else None)
+    add_stage(folder, f"retriever{suffix}", results[f"{name}_retriever"])
+    add_stage(folder, f"pruner{suffix}", {**results[name], "ece": error}, seconds=seconds)
 
 
 class _Batches:

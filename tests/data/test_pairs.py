@@ -25,8 +25,8 @@ def pairs(cascade, tokenizer, tmp_path):
 def past(*items: int) -> Past:
     none = np.full(len(items), -1)
     return Past(
-        item=np.array(items, dtype=np.int64), query=none, event=none * 0, position=np.arange(len(items)), order=np.arange(len(items)) + 0.0,
-        next_context=np.zeros((len(items) + 1, 1), dtype=np.int64),
+        item=np.array(items, dtype=np.int64), query=none, event=none * 0, position=np.arange(len(items)),
+        order=np.arange(len(items)) + 0.0, next_context=np.zeros((len(items) + 1, 1), dtype=np.int64),
     )  # fmt: skip
 
 
@@ -35,9 +35,13 @@ def test_a_query_and_a_candidate_are_what_the_tokenizer_makes_of_the_two_texts(c
     batch = pairs.batch([past(), past(1)], np.array([-1, 2]), queries, candidates)
     assert batch.ids.shape[0] == 6
     for row, (query, item) in enumerate(zip(queries.repeat(3), candidates.ravel(), strict=True)):
-        expected = tokenizer(cascade.data.queries.texts[query], cascade.data.catalogue.texts[item] if item >= 0 else "", return_token_type_ids=True)
-        assert batch.ids[row][batch.mask[row]].tolist() == expected["input_ids"]
-        assert batch.part[row][batch.mask[row]].tolist() == expected["token_type_ids"]
+        text = cascade.data.queries.texts[query]
+        other = [cascade.data.catalogue.texts[item]] if item >= 0 else []
+        expected = tokenizer(text, *other, return_token_type_ids=True)
+        ends = {"input_ids": 3, "token_type_ids": 1}
+        ids, types = (expected[name] + ([] if other else [end]) for name, end in ends.items())
+        assert batch.ids[row][batch.mask[row]].tolist() == ids
+        assert batch.part[row][batch.mask[row]].tolist() == types
         assert batch.mask[row].int().diff().max() <= 0  # padded at the end
 
 

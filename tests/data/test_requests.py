@@ -10,7 +10,8 @@ def test_requests_are_second_targets_then_train_queries_then_valid_users_and_que
     data = cascade.data
     groups = candidate_requests(data, ["next_item", "query_to_item"])
     train, valid = (np.flatnonzero(data.queries.stage == stage) for stage in (TRAIN, VALID))
-    expected = [target_requests(data, SECOND), query_requests(data, train), user_requests(data, VALID), query_requests(data, valid)]
+    expected = [target_requests(data, SECOND), query_requests(data, train)]
+    expected += [user_requests(data, VALID), query_requests(data, valid)]
     assert [stage for stage, _ in groups] == ["second", "second", "valid", "valid"]
     for (_, found), wanted in zip(groups, expected, strict=True):
         for name in ("users", "queries", "ends"):

@@ -35,16 +35,21 @@ def make_batch(seed: int = 0) -> PrunerBatch:
     words = torch.arange(8) < lengths
     return PrunerBatch(
         users=UserBatch(
-            history=integers(ITEMS, ROWS, ENTRIES), history_mask=mask, event=integers(3, ROWS, ENTRIES), profile=integers(3, ROWS, 2, 1),
-            context=integers(6, ROWS, ENTRIES + 1, 1), query=torch.tensor([-1, 0, 2, -1]), query_vector=normal(QUERIES, 6),
+            history=integers(ITEMS, ROWS, ENTRIES), history_mask=mask, event=integers(3, ROWS, ENTRIES),
+            profile=integers(3, ROWS, 2, 1), context=integers(6, ROWS, ENTRIES + 1, 1),
+            query=torch.tensor([-1, 0, 2, -1]), query_vector=normal(QUERIES, 6),
         ),
         items=ItemBatch(
-            index=torch.arange(ITEMS), text_vector=normal(ITEMS, 6), category=integers(5, ITEMS, 1, 2), number=normal(ITEMS, 1),
+            index=torch.arange(ITEMS), text_vector=normal(ITEMS, 6), category=integers(5, ITEMS, 1, 2),
+            number=normal(ITEMS, 1),
         ),
         item_vector=normal(ITEMS, 8), user_vector=normal(ROWS, 8),
-        candidate=torch.stack([torch.randperm(ITEMS, generator=draw)[:LISTED] for _ in range(ROWS)]).masked_fill(~listed, -1),
+        candidate=torch.stack([torch.randperm(ITEMS, generator=draw) for _ in range(ROWS)])[:, :LISTED]
+        .masked_fill(~listed, -1),
         retriever_score=normal(ROWS, LISTED).sort(descending=True).values, label=torch.zeros(ROWS, LISTED),
-        pairs=TextBatch(ids=(5 + integers(40, ROWS * LISTED, 8)) * words, mask=words, part=(torch.arange(8) > 2).long() * words),
+        pairs=TextBatch(
+            ids=(5 + integers(40, ROWS * LISTED, 8)) * words, mask=words, part=(torch.arange(8) > 2).long() * words
+        ),
     )  # fmt: skip
 
 
@@ -93,7 +98,8 @@ def test_a_candidates_score_does_not_depend_on_the_other_candidates(make):
         pairs = batch.pairs
         ids = ((pairs.ids + 7) % 50).view(ROWS, LISTED, -1)
         ids[:, column] = pairs.ids.view(ROWS, LISTED, -1)[:, column]
-        changed = replace(batch, candidate=others.masked_fill(~real(batch), -1), pairs=replace(pairs, ids=ids.view_as(pairs.ids)))
+        pairs = replace(pairs, ids=ids.view_as(pairs.ids))
+        changed = replace(batch, candidate=others.masked_fill(~real(batch), -1), pairs=pairs)
         torch.testing.assert_close(model(changed)[:, column], logits[:, column])
 
 
@@ -103,12 +109,15 @@ def test_a_request_alone_gets_the_scores_it_has_among_others(make):
     logits = model(batch)
     for row in range(ROWS):
         keep = slice(row, row + 1)
-        users = replace(batch.users, **{name: getattr(batch.users, name)[keep] for name in ("history", "history_mask", "event", "profile", "context", "query")})
+        names = ("history", "history_mask", "event", "profile", "context", "query")
+        users = replace(batch.users, **{name: getattr(batch.users, name)[keep] for name in names})
         words = slice(row * LISTED, (row + 1) * LISTED)
-        pairs = replace(batch.pairs, ids=batch.pairs.ids[words], mask=batch.pairs.mask[words], part=batch.pairs.part[words])
+        pairs = replace(
+            batch.pairs, ids=batch.pairs.ids[words], mask=batch.pairs.mask[words], part=batch.pairs.part[words]
+        )
         one = replace(
-            batch, users=users, user_vector=batch.user_vector[keep], candidate=batch.candidate[keep], pairs=pairs,
-            retriever_score=batch.retriever_score[keep], label=batch.label[keep],
+            batch, users=users, user_vector=batch.user_vector[keep], candidate=batch.candidate[keep],
+            pairs=pairs, retriever_score=batch.retriever_score[keep], label=batch.label[keep],
         )  # fmt: skip
         torch.testing.assert_close(model(one), logits[keep])
 
@@ -194,7 +203,7 @@ def test_autocast_leaves_the_order_of_an_untrained_pruner_alone():
 def plain_decision(chances: np.ndarray, decision: DecisionConfig) -> np.ndarray:
     kept = np.zeros(chances.shape, dtype=bool)
     for row, values in enumerate(chances):
-        order = sorted((column for column in range(len(values)) if values[column] >= 0), key=lambda column: (-values[column], column))
+        order = sorted(np.flatnonzero(values >= 0).tolist(), key=lambda column: (-values[column], column))
         for column in order[: decision.top or len(order)]:
             kept[row, column] = decision.probability is None or values[column] >= decision.probability
     return kept

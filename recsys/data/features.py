@@ -1,0 +1,179 @@
+"""A prepared data set -> items and users as parts of a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recsys.batch import ItemBatch, TextBatch, UserBatch
+from recsys.data.pasts import Past, Searches
+from recsys.data.prepare import Prepared
+from recsys.data.split import TEST
+
+ReadTexts = Callable[[np.ndarray], TextBatch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """How the texts of items or queries reach a batch: tokens for a trained encoder, or vectors of a frozen one."""
+
+    tokens: ReadTexts | None = None
+    vectors: np.ndarray | None = None  # [N, W]
+
+    def read(self, rows: np.ndarray) -> tuple[TextBatch | None, torch.Tensor | None]:
+        """Tokens and vectors of some rows; at most one of them is there."""
+        if self.vectors is not None:
+            return None, torch.from_numpy(np.asarray(self.vectors[rows], dtype=np.float32))
+        return (self.tokens(rows) if self.tokens else None), None
+
+
+class Features:
+    """Reads items and users of a prepared data set as parts of a batch."""
+
+    def __init__(self, data: Prepared, items: Texts, queries: Texts, *, max_items: int, searches: bool = False) -> None:
+        self.data, self.item_texts, self.query_texts, self.max_items = data, items, queries, max_items
+        self.searches = Searches(data.queries) if searches and data.queries is not None else None
+
+    def items(self, rows: np.ndarray) -> ItemBatch:
+        """The content of items, one row each."""
+        catalogue = self.data.catalogue
+        tokens, vectors = self.item_texts.read(rows)
+        return ItemBatch(
+            index=torch.from_numpy(catalogue.index[rows]),
+            text=tokens,
+            text_vector=vectors,
+            category=torch.from_numpy(catalogue.category[rows]) if catalogue.category.shape[1] else None,
+            number=torch.from_numpy(catalogue.number[rows]) if catalogue.number.shape[1] else None,
+        )
+
+    def catalogue(self) -> ItemBatch:
+        """Every item."""
+        return self.items(np.arange(len(self.data.catalogue)))
+
+    def users(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local") -> UserBatch:
+        """The users' side of a batch.
+
+        Args:
+            pasts: B histories.
+            users: [B] rows of the users table, -1 for nobody known.
+            queries: [B] rows of the queries table, -1 for none.
+            local: where items stand in the batch.
+        """
+        data, texts = self.data, np.unique(np.concatenate([queries, *[past.query for past in pasts]]))
+        texts = texts[texts >= 0]
+        tokens, vectors = self.query_texts.read(texts) if len(texts) else (None, None)
+        history, mask, position, event = self._entries(pasts, texts, local)
+        return UserBatch(
+            history=torch.from_numpy(history),
+            history_mask=torch.from_numpy(mask),
+            position=torch.from_numpy(position),
+            event=torch.from_numpy(event) if data.codes.event else None,
+            profile=torch.from_numpy(_rows_or(data.profile, users, 0)) if data.profile.shape[1] else None,
+            profile_number=torch.from_numpy(_rows_or(data.profile_number, users, np.nan))
+            if data.profile_number.shape[1]
+            else None,
+            context=self._context(pasts, history.shape[1]),
+            query=torch.from_numpy(np.where(queries >= 0, np.searchsorted(texts, queries), -1)) if len(texts) else None,
+            query_text=tokens,
+            query_vector=vectors,
+        )
+
+    def _entries(self, pasts: list[Past], texts: np.ndarray, local: "Local") -> list[np.ndarray]:
+        """History, mask, position and event, each [B, H]; H is a multiple of 8."""
+        length = -(-max((len(past.item) for past in pasts), default=0) // 8) * 8
+        history, position, event = (np.zeros((len(pasts), length), dtype=np.int64) for _ in range(3))
+        mask = np.zeros((len(pasts), length), dtype=bool)
+        search = len(self.data.codes.event) + 1
+        for row, past in enumerate(pasts):
+            size, is_item = len(past.item), past.item >= 0
+            found = np.where(is_item, local.find(past.item), local.size + np.searchsorted(texts, past.query))
+            history[row, :size], mask[row, :size] = found, True
+            position[row, :size] = past.position
+            position[row, size:] = past.position[-1] + 1 if size else 0
+            event[row, :size] = np.where(is_item, past.event, search)
+        return [history, mask, position, event]
+
+    def _context(self, pasts: list[Past], length: int) -> torch.Tensor | None:
+        columns = len(self.data.codes.context)
+        if not columns:
+            return None
+        out = np.zeros((len(pasts), length + 1, columns), dtype=np.int64)
+        for number, past in enumerate(pasts):
+            out[number, : len(past.next_context)] = past.next_context
+        return torch.from_numpy(out)
+
+    def past(
+        self, user: int, first: int, last: int, end: float, keep: np.ndarray | None = None, stage: int = TEST
+    ) -> Past:
+        """A piece of a user's history.
+
+        Args:
+            user: row of the users table.
+            first, last: rows first:last of the layout.
+            end: the user's searches since row `first` (since ever, for the first row) and before this order value
+                stand among them.
+            keep: [last - first] bool, which of the rows stay.
+            stage: searches of a later one are left out: what is learnt from does not see those that are judged on.
+        """
+        histories = self.data.histories
+        assert histories is not None
+        rows = np.arange(first, last) if keep is None else np.arange(first, last)[keep]
+        past = Past(
+            item=histories.item[rows].astype(np.int64),
+            query=np.full(len(rows), -1, dtype=np.int64),
+            event=histories.event[rows].astype(np.int64),
+            position=histories.position[rows].astype(np.int64),
+            order=histories.order[rows],
+            next_context=np.zeros((len(rows) + 1, len(self.data.codes.context)), dtype=np.int64),
+        )
+        if self.searches is None:
+            return past
+        since = histories.order[first] if first > histories.offsets[user] else -np.inf
+        return past.merge(*self.searches.between(user, since, end, stage))
+
+    def latest(self, user: int, end: int, before: float, stage: int = TEST) -> Past:
+        """The latest `max_items` entries of a user: rows before `end` of the layout, searches before `before`."""
+        histories = self.data.histories
+        if histories is None or user < 0:
+            return Past.empty(len(self.data.codes.context))
+        first = max(int(histories.offsets[user]), end - self.max_items)
+        return self.past(user, first, end, before, stage=stage).last(self.max_items)
+
+
+class Local:
+    """Where items stand in a batch: all items in table order, or a sorted set of distinct ones."""
+
+    def __init__(self, items: np.ndarray | None, total: int) -> None:
+        self.items = items
+        self.size = total if items is None else len(items)
+
+    def find(self, rows: np.ndarray) -> np.ndarray:
+        """Local rows of items that are there (others give a meaningless row)."""
+        return rows if self.items is None else np.minimum(np.searchsorted(self.items, rows), self.size - 1)
+
+    def holds(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the items are there."""
+        return rows >= 0 if self.items is None else self.items[self.find(rows)] == rows
+
+
+def search_past(features: Features, query: int, end: int = -1, before: float = np.inf) -> Past:
+    """The history that stood behind a search: what its user had done before it.
+
+    Where they are given, rows from `end` of the layout on and searches from the order value `before` on are hidden.
+    """
+    data = features.data
+    assert data.queries is not None
+    user, order = int(data.queries.user[query]), float(data.queries.order[query])
+    if data.histories is None or user < 0 or np.isnan(order):
+        return Past.empty(len(data.codes.context))
+    row = data.histories.row_at(user, order)
+    stage = int(data.queries.stage[query])
+    return features.latest(user, row if end < 0 else min(row, end), min(order, before), stage)
+
+
+def _rows_or(table: np.ndarray, rows: np.ndarray, missing: float) -> np.ndarray:
+    """The rows of a table, `missing` throughout for row -1."""
+    out = np.full((len(rows), *table.shape[1:]), missing, dtype=table.dtype)
+    out[rows >= 0] = table[rows[rows >= 0]]
+    return out

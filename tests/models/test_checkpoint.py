@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recsys.batch import ItemBatch, TextBatch, UserBatch
+from recsys.config import TextConfig
+from recsys.errors import InputError
+from recsys.models.checkpoint import count_parameters, load_retriever, read_config, save_retriever
+from recsys.models.history import HistoryEncoderConfig
+from recsys.models.text import TextEncoder
+from recsys.models.towers import Retriever, RetrieverConfig, Sizes
+
+TEXT = TextConfig(model="config:", mode="full", layers=1, width=16, heads=2, max_tokens=8)
+SIZES = Sizes(items=5, item_category=[3], item_number=1, user_category=[2], context=[4], event=2)
+
+
+def make(text: TextConfig | None = TEXT) -> Retriever:
+    torch.manual_seed(0)
+    config = RetrieverConfig(text=text, width=16, history=HistoryEncoderConfig(layers=1, heads=2))
+    return Retriever(config, SIZES, TextEncoder.build(text, 30) if text else None).eval()
+
+
+@torch.no_grad()
+def vectors(model: Retriever) -> torch.Tensor:
+    words = TextBatch(ids=torch.arange(1, 16).view(5, 3), mask=torch.ones(5, 3, dtype=torch.bool))
+    items = model.encode_items(
+        ItemBatch(
+            index=torch.arange(5) - 1, text=words if model.text else None, category=torch.ones(5, 1, 1).long(),
+            number=torch.zeros(5, 1),
+        )
+    )  # fmt: skip
+    history = torch.tensor([[0, 4], [2, 1]])
+    return model.encode_users(UserBatch(history=history, history_mask=history >= 0, event=history % 2), items)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_retriever(make(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_loaded_model_is_equal_to_the_bit(folder: Path) -> None:
+    model, loaded = make(), load_retriever(folder)
+    assert not loaded.training
+    assert torch.equal(vectors(loaded), vectors(model))
+    assert {name: weight.shape for name, weight in loaded.state_dict().items()} == {
+        name: weight.shape for name, weight in model.state_dict().items()
+    }
+
+
+def test_a_model_without_text_needs_no_text_folder(tmp_path: Path) -> None:
+    model = make(text=None)
+    save_retriever(model, tmp_path)
+    assert not (tmp_path / "text").exists()
+    assert torch.equal(vectors(load_retriever(tmp_path)), vectors(model))
+
+
+def test_config_and_sizes_come_back_as_they_were(folder: Path) -> None:
+    model, loaded = make(), load_retriever(folder)
+    assert asdict(loaded.config) == asdict(model.config)
+    assert loaded.sizes == SIZES
+
+
+def test_the_text_encoder_is_stored_once(folder: Path) -> None:
+    assert not [name for name in load_file(folder / "model.safetensors") if name.startswith("text.")]
+    assert (folder / "text" / "model.safetensors").is_file()
+
+
+def test_a_model_loads_without_lightning(folder: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from recsys.models.checkpoint import load_retriever
+load_retriever(Path({str(folder)!r}))
+assert "lightning" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json"):
+        load_retriever(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"kind": "pruner", "schema": 1}', '{"kind": "retriever", "schema": 99}']
+)
+def test_a_config_of_another_kind_or_schema_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json"):
+        read_config(folder, "retriever")
+
+
+@pytest.mark.parametrize("part", ["config", "sizes"])
+def test_a_config_with_a_key_too_many_or_too_few_is_refused(folder: Path, part: str) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, part: {**content[part], "surprise": 1}}))
+    with pytest.raises(InputError, match="surprise"):
+        load_retriever(folder)
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in content.items() if name != part}))
+    with pytest.raises(InputError, match=part):
+        load_retriever(folder)
+
+
+def test_missing_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_retriever(folder)
+
+
+def test_a_file_that_is_cut_short_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match="not a readable safetensors file"):
+        load_retriever(folder)
+
+
+def test_a_surplus_a_missing_and_a_misshapen_weight_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = "items.id.weight"
+    wrong = {
+        "surprise": {**weights, "surprise": torch.zeros(1)},
+        name: {key: weight for key, weight in weights.items() if key != name},
+        "log_scale": {**weights, "log_scale": torch.zeros(2)},
+    }
+    for odd, content in wrong.items():
+        save_file(content, path)
+        with pytest.raises(InputError, match=odd):
+            load_retriever(folder)
+
+
+def test_a_missing_text_folder_is_refused(folder: Path) -> None:
+    (folder / "text" / "config.json").unlink()
+    with pytest.raises(InputError, match="no text model"):
+        load_retriever(folder)
+
+
+def test_frozen_weights_count_as_weights_and_not_as_trained_ones() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1).requires_grad_(False))
+    assert count_parameters(model) == (13, 9)

@@ -1,0 +1,244 @@
+"""The inference stages: whom they serve, what they write, what they refuse, and how they go on."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from recsys.config import parse_run
+from recsys.errors import InputError
+from recsys.recommend import run
+from recsys.recommend.run import InferRun, run_stage
+from recsys.retrieval import index
+
+COLUMNS = ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score"]
+
+
+def lists(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(sorted(folder.glob("part-*.parquet")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that an output holds, but for how long it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "DONE"}
+
+
+def write_users(path: Path, users: list[str | None], column: str = "user_id") -> str:
+    frame = pl.DataFrame({column: pl.Series(users, dtype=pl.String)})
+    frame.write_csv(path) if path.suffix == ".csv" else frame.write_parquet(path)
+    return f"--users={path}"
+
+
+def test_every_user_gets_a_list_in_parts(journey, tmp_path):
+    folder = run_stage("recommend", journey.infer(output=tmp_path))
+    assert folder == tmp_path / "infer/recommendations"
+    assert [path.name for path in sorted(folder.glob("part-*"))] == [f"part-0000{n}.parquet" for n in range(3)]
+    frame = lists(folder)
+    assert frame.columns == COLUMNS
+    assert frame["user_id"].unique(maintain_order=True).to_list() == [f"u{user:03d}" for user in range(40)]
+    assert frame["rank"].to_list() == list(range(1, 11)) * 40
+    assert frame["pruner_score"].to_list() == frame["score"].to_list()
+    for _, rows in frame.group_by("user_id"):
+        assert rows["score"].is_sorted(descending=True)
+
+
+def test_the_retriever_alone_leaves_the_pruners_score_empty(journey, tmp_path):
+    frame = lists(run_stage("recommend", journey.infer("--pruner=null", output=tmp_path)))
+    assert frame.columns == COLUMNS
+    assert frame.schema["pruner_score"] == pl.Float32
+    assert frame["pruner_score"].null_count() == len(frame)
+    assert frame["score"].to_list() == frame["retriever_score"].to_list()
+
+
+@pytest.mark.parametrize("name", ["users.csv", "users.parquet"])
+def test_a_file_of_users_is_served_in_its_order_and_each_once(journey, tmp_path, name):
+    whole = lists(run_stage("recommend", journey.infer(output=tmp_path)))
+    users = write_users(tmp_path / name, ["u007", "u002", "u007"])
+    some = lists(run_stage("recommend", journey.infer(users, f"--output={tmp_path}/some", output=tmp_path)))
+    assert some["user_id"].unique(maintain_order=True).to_list() == ["u007", "u002"]
+    wanted = whole.filter(pl.col("user_id") == "u002")["item_id"].to_list()
+    assert some.filter(pl.col("user_id") == "u002")["item_id"].to_list() == wanted
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        (["u001", "nobody", None], r"2 of 3 users are not in the users table \(row 2, 3 first\)"),
+        ([], "names no user"),
+    ],
+)
+def test_users_that_nobody_knows_are_refused_without_naming_them(journey, tmp_path, users, message):
+    option = write_users(tmp_path / "users.parquet", users)
+    with pytest.raises(InputError, match=message) as refusal:
+        run_stage("recommend", journey.infer(option, output=tmp_path / "runs"))
+    assert "nobody" not in str(refusal.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_of_users_that_cannot_be_read_is_refused(journey, tmp_path):
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "empty.csv").write_text("")
+    write_users(tmp_path / "other.csv", ["u001"], column="usr_id")
+    for name, message in {
+        "broken.parquet": "cannot be read", "empty.csv": "cannot be read", "none.csv": "does not exist",
+        "other.csv": "has no column 'user_id'; found usr_id",
+    }.items():  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            run_stage("recommend", journey.infer(f"--users={tmp_path}/{name}", output=tmp_path))
+
+
+def test_search_answers_every_query(journey, tmp_path):
+    folder = run_stage("search", journey.infer(output=tmp_path))
+    frame = lists(folder)
+    assert folder == tmp_path / "infer/results"
+    assert frame.columns == ["query_id", *COLUMNS[1:]]
+    assert frame.schema["query_id"] == pl.Int64
+    assert frame["query_id"].unique().sort().to_list() == list(range(20))
+    assert (tmp_path / "infer/infer.yaml").is_file()
+
+
+def test_other_queries_are_searched_without_the_relevance_of_the_first(journey, tmp_path):
+    queries = pl.DataFrame(
+        {"query_id": ["q1", "q2"], "query": ["red thing", "blue"], "user_id": [None, "u001"], "timestamp": [1.0, 2.0]}
+    )
+    queries.write_parquet(tmp_path / "new.parquet")
+    config = journey.infer(f"--data.tables.queries={tmp_path}/new.parquet", output=tmp_path)
+    assert lists(run_stage("search", config))["query_id"].unique().sort().to_list() == ["q1", "q2"]
+
+
+def test_search_without_queries_is_refused(journey, tmp_path):
+    none = "--data.tables={queries: '', relevance: ''}"
+    with pytest.raises(InputError, match=r"needs a queries table.*--data\.tables\.queries=FILE"):
+        run_stage("search", journey.infer(none, output=tmp_path))
+
+
+def test_data_that_lies_elsewhere_is_served_too(journey, tmp_path):
+    shutil.copytree(journey.folder / "tables", tmp_path / "tables")
+    path = tmp_path / "tables/users.parquet"
+    pl.read_parquet(path).head(40).with_columns(age=pl.lit("25-34")).write_parquet(path)
+    folder = run_stage("recommend", journey.infer(f"--data.root={tmp_path}/tables", output=tmp_path))
+    assert lists(folder)["user_id"].n_unique() == 40
+
+
+@pytest.mark.parametrize("stage", ["recommend", "search", "candidates"])
+def test_an_output_of_other_inputs_is_not_overwritten_unasked(journey, tmp_path, stage):
+    folder = run_stage(stage, journey.infer(output=tmp_path))
+    before = contents(folder)
+    kept = contents(folder.parent)["infer.yaml"] if stage != "candidates" else b""
+    with pytest.raises(InputError, match=r"made from other inputs.*--output=DIR.*--overwrite=true"):
+        run_stage(stage, journey.infer("--candidates=15", output=tmp_path))
+    assert contents(folder) == before
+    assert stage == "candidates" or contents(folder.parent)["infer.yaml"] == kept
+    run_stage(stage, journey.infer("--candidates=15", "--overwrite=true", output=tmp_path))
+    assert contents(folder) != before
+
+
+def test_the_same_users_in_another_order_are_other_inputs(journey, tmp_path):
+    run_stage("recommend", journey.infer(write_users(tmp_path / "a.csv", ["u001", "u002"]), output=tmp_path))
+    with pytest.raises(InputError, match="made from other inputs"):
+        run_stage("recommend", journey.infer(write_users(tmp_path / "b.csv", ["u002", "u001"]), output=tmp_path))
+
+
+def test_a_run_goes_on_from_its_last_part_and_gives_identical_bytes(journey, tmp_path, monkeypatch):
+    whole = run_stage("recommend", journey.infer(output=tmp_path / "whole"))
+    written = run.Parts.write
+
+    def stop_after_the_first(parts: run.Parts, number: int, frame: pl.DataFrame) -> None:
+        if number:
+            raise KeyboardInterrupt
+        written(parts, number, frame)
+
+    monkeypatch.setattr(run.Parts, "write", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    monkeypatch.undo()
+    broken = tmp_path / "broken/infer/recommendations"
+    assert not (broken / "DONE").exists()
+    made = []
+    monkeypatch.setattr(run.Parts, "write", lambda *call: (made.append(call[1]), written(*call)))
+    run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    assert made == [1, 2]
+    assert contents(broken) == contents(whole)
+    run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    assert made == [1, 2]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_part(journey, tmp_path, monkeypatch):
+    replace_file, full = os.replace, []
+
+    def fill_up(source: str, target: str) -> None:
+        if Path(target).name == "part-00001.parquet":
+            full.append(target)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fill_up)
+    with pytest.raises(InputError, match=r"Cannot write .*part-00001\.parquet: No space left on device"):
+        run_stage("recommend", journey.infer(output=tmp_path))
+    folder = tmp_path / "infer/recommendations"
+    assert full
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "part-00000.parquet"]
+    monkeypatch.undo()
+    run_stage("recommend", journey.infer(output=tmp_path))
+    assert (folder / "DONE").is_file()
+
+
+def test_lists_that_the_decision_leaves_empty_are_no_fault(journey, tmp_path):
+    config = journey.infer("--decision={probability: 1.0}", output=tmp_path)
+    assert len(lists(run_stage("recommend", config))) == 0
+
+
+def test_export_is_refused_for_a_tower_that_reads_more_than_words(journey, tmp_path):
+    with pytest.raises(InputError, match="not text only"):
+        run_stage("export", journey.infer(output=tmp_path))
+
+
+def test_an_unknown_stage_is_refused_with_the_nearest(journey, tmp_path):
+    with pytest.raises(InputError, match=r"Unknown stage 'recomend'\. Did you mean 'recommend'"):
+        run_stage("recomend", journey.infer(output=tmp_path))
+
+
+def test_the_number_of_threads_holds_for_models_and_search(journey, tmp_path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        run_stage("recommend", journey.infer("--threads=1", output=tmp_path))
+        assert (torch.get_num_threads(), index.faiss.omp_get_max_threads()) == (1, 1)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--candidates=0", "candidates is 0; expected at least 1"),
+        ("--part=-1", "part is -1; expected at least 1"),
+        ("--samples=-1", "samples is -1; expected 0 or more"),
+        ("--threads=0", "threads is 0; expected at least 1"),
+        ("--data.history.until=soon", "'soon' is neither a number nor an ISO date"),
+        ("--retriever=nowhere", r"nowhere/model is no model folder"),
+        ("--data.root=nowhere", "Data folder 'nowhere' does not exist"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(journey, tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
+        run_stage("recommend", journey.infer(option, output=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_user_is_named_in_what_is_said_or_measured(journey, tmp_path, capfd):
+    folder = run_stage("recommend", journey.infer(output=tmp_path)).parent
+    told = "".join(capfd.readouterr()) + (folder / "results.json").read_text() + (folder / "infer.yaml").read_text()
+    assert not any(f"u{user:03d}" in told for user in range(40))
+
+
+def test_the_config_that_is_kept_is_the_one_that_was_run(journey, tmp_path):
+    config = journey.infer("--overwrite=true", "--decision.top=7", output=tmp_path)
+    run_stage("recommend", config)
+    kept = parse_run(InferRun, [str(tmp_path / "infer/infer.yaml")])
+    assert kept.decision == config.decision
+    assert not kept.overwrite

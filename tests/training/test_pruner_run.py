@@ -1,0 +1,153 @@
+"""A pruner's run from a folder of candidates to a model folder that scores as the trainer did."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.config import TextConfig
+from recsys.data.datamodule import LoaderConfig
+from recsys.data.datasets import Features, Texts
+from recsys.data.lists import CandidateLists
+from recsys.errors import InputError
+from recsys.models.checkpoint import load_pruner
+from recsys.models.pruner import DecisionConfig, PrunerConfig
+from recsys.recommend.score import open_pairs, score_candidates
+from recsys.training.optim import OptimConfig
+from recsys.training.pruner_run import PrunerRun, hold_out, train_pruner
+from recsys.training.run import TrainerConfig
+
+SMALL = PrunerConfig(width=16, layers=1, heads=2, history=4)
+WORDS = TextConfig(model="config:", mode="full", width=16, layers=1, heads=2, max_tokens=24, vocab=200)
+
+
+def run_of(cascade, tmp_path, model: PrunerConfig = SMALL, **changes) -> PrunerRun:
+    values = {
+        "task": "pruner", "name": "small", "runs": str(tmp_path / "runs"), "data": cascade.config, "model": model,
+        "candidates": str(cascade.candidates), "decision": DecisionConfig(top=3), "calibrate": 0.3,
+        "loader": LoaderConfig(batch_size=4), "optim": OptimConfig(epochs=2, lr=1e-2),
+        "trainer": TrainerConfig(accelerator="cpu", threads=1), **changes,
+    }  # fmt: skip
+    return PrunerRun(**values)
+
+
+def stages(folder) -> dict[str, dict[str, float]]:
+    return {stage["name"]: stage["metrics"] for stage in json.loads((folder / "results.json").read_text())["stages"]}
+
+
+@pytest.fixture(scope="module", params=["joint", "cross-encoder"])
+def trained(request, cascades, tmp_path_factory):
+    """A finished run of each kind of encoder, trained once for several tests."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    cascade = cascades.make(tmp_path)
+    model = SMALL if request.param == "joint" else replace(SMALL, text=WORDS)
+    return cascade, train_pruner(run_of(cascade, tmp_path, model))
+
+
+def test_a_run_reports_the_retriever_and_the_pruner_on_the_same_candidates(trained):
+    _, folder = trained
+    found = stages(folder)
+    assert list(found) == ["retriever", "pruner", "retriever, valid_query", "pruner, valid_query"]
+    assert found["retriever"]["queries"] == found["pruner"]["queries"] == 12
+    assert found["retriever"]["recall@20"] == found["pruner"]["recall@20"]
+    assert 0 <= found["pruner"]["ece"] <= 1
+    assert "ece" not in found["retriever"]
+
+
+def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):
+    cascade, folder = trained
+    model = load_pruner(folder / "model")
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    rows = lists.sets["valid"]
+    item, score, label = lists.table(rows)
+    pairs = open_pairs(folder / "model", model, cascade.data, cascade.config)
+    features = Features(cascade.data, Texts(), Texts(), max_items=50)
+    logits = score_candidates(
+        model,
+        features,
+        lists.requests.take(rows),
+        item,
+        score,
+        lists.item_vectors,
+        lists.user_vectors[rows],
+        5,
+        pairs=pairs,
+    )
+    order = np.argsort(-logits, axis=1, kind="stable")
+    right = np.take_along_axis(label, order, axis=1)[:, :10] > 0
+    gain = (right / np.log2(np.arange(2, 12))).sum(1).mean()
+    assert stages(folder)["pruner"]["ndcg@10"] == pytest.approx(gain, abs=1e-6)
+
+
+def test_the_model_folder_knows_its_calibration_and_decision(trained):
+    _, folder = trained
+    content = json.loads((folder / "model/config.json").read_text())
+    model = load_pruner(folder / "model")
+    assert content["decision"] == {"top": 3, "probability": None}
+    assert (content["scale"], content["shift"]) == (model.calibration.scale, model.calibration.shift) != (1.0, 0.0)
+    assert (folder / "model/codes.json").is_file()
+
+
+def test_an_order_that_can_be_learnt_is_learnt(cascades, tmp_path):
+    """The right item's vector is the request's own: the retriever's made-up scores do not know it."""
+    cascade = cascades.make(tmp_path, users=60, items=30)
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    items = np.array(lists.item_vectors)
+    users = np.stack([items[right[0]] for right in lists.requests.target_rows])
+    np.save(cascade.candidates / "user_vectors.npy", users)
+    config = run_of(cascade, tmp_path, optim=OptimConfig(epochs=25, lr=5e-3), loader=LoaderConfig(batch_size=16))
+    found = stages(train_pruner(config))
+    assert found["pruner"]["ndcg@10"] > found["retriever"]["ndcg@10"] + 0.1
+
+
+def test_the_same_run_twice_gives_the_same_weights_and_figures(cascade, tmp_path):
+    first, second = (train_pruner(run_of(cascade, tmp_path, name=name)) for name in ("one", "two"))
+    assert (first / "model/model.safetensors").read_bytes() == (second / "model/model.safetensors").read_bytes()
+    assert (first / "results.json").read_text().split('"seconds"')[0] == (second / "results.json").read_text().split(
+        '"seconds"'
+    )[0]
+
+
+def test_lists_are_held_out_by_their_number_and_at_least_one():
+    rows = np.arange(5000)
+    learnt, held = hold_out(rows, 0.1)
+    assert 400 < len(held) < 600
+    assert np.array_equal(np.sort(np.concatenate([learnt, held])), rows)
+    assert np.isin(hold_out(rows[:1000], 0.1)[1], held).all()
+    assert len(hold_out(rows[:3], 1e-9)[1]) == 1
+    assert len(hold_out(rows, 0.0)[1]) == 0
+
+
+def test_without_calibration_probabilities_are_those_of_the_bare_logits(cascade, tmp_path):
+    model = load_pruner(train_pruner(run_of(cascade, tmp_path, calibrate=0.0)) / "model")
+    np.testing.assert_allclose(model.probability(np.array([[0.3]])), torch.sigmoid(torch.tensor([[0.3]])), rtol=1e-6)
+
+
+def test_wrong_candidates_leave_no_run_behind(cascade, tmp_path):
+    config = run_of(cascade, tmp_path, candidates=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="no folder of candidates"):
+        train_pruner(config)
+    assert not config.folder.exists()
+
+
+def test_a_cross_encoder_without_pairs_is_refused(trained):
+    cascade, folder = trained
+    model = load_pruner(folder / "model")
+    if not model.config.reads_pairs:
+        assert open_pairs(folder / "model", model, cascade.data, cascade.config) is None
+        return
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    item, score, _ = lists.table(np.array([0]))
+    features = Features(cascade.data, Texts(), Texts(), max_items=5)
+    with pytest.raises(InputError, match="open_pairs"):
+        score_candidates(
+            model, features, lists.requests.take(np.array([0])), item, score, lists.item_vectors, lists.user_vectors[:1]
+        )
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"sampled": 0}, "at least 1"), ({"calibrate": 1.0}, "0 to 0.9")])
+def test_impossible_runs_are_refused(cascade, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        run_of(cascade, tmp_path, **changes)

@@ -30,8 +30,9 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys demo     [--size=N] [--folder=DIR]  the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
-  recsys train CONFIG --help            every key, with its meaning
-  recsys train CONFIG --print_config    the full config
+  recsys train CONFIG --help               every key, with its meaning
+  recsys train CONFIG --model.text.help    the keys of a part that may be left out
+  recsys train CONFIG --print_config       the full config
 `python train.py ...` and `python infer.py ...` are the same commands.
 """
 
@@ -74,12 +75,13 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 def _train(arguments: list[str]) -> int:
-    from recsys.config import parse_run, read_task
-    from recsys.training.preemption import Interrupted
-
     if _asks_for_help(arguments):
         return 0
+    from recsys.config import parse_run, read_task
+
     kind, train = _training(read_task(arguments), arguments[0])
+    from recsys.training.preemption import Interrupted
+
     try:
         run = train(parse_run(kind, arguments, program="recsys train"))
     except Interrupted as stop:
@@ -115,18 +117,16 @@ def _infer(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
     from recsys.config import parse_run, read_task
-    from recsys.recommend.run import STAGES, InferRun, run_stage
 
     stage, rest = arguments[0], arguments[1:]
+    if rest and read_task(rest) != "infer":
+        raise InputError(f"{rest[0]} has another task; expected a config with task: infer, which names the runs.")
+    from recsys.recommend.run import STAGES, InferRun, run_stage
+
     if stage not in STAGES:
         raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Expected one of {', '.join(STAGES)}.")
     if not rest:
         raise InputError(f"Expected a config: recsys infer {stage} CONFIG, e.g. configs/infer/ml1m.yaml")
-    task = read_task(rest)
-    if task != "infer":
-        raise InputError(
-            f"{rest[0]} has task {task!r}; expected a config with task: infer, which names the runs to use."
-        )
     config = parse_run(InferRun, rest, program=f"recsys infer {stage}")
     print(run_stage(stage, config))
     if stage == "recommend":

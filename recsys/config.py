@@ -179,8 +179,7 @@ def _config_path(arguments: list[str]) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path("configs")
-        known = [str(one) for one in sorted(folder.glob("**/*.yaml"))]
+        known = map(str, sorted({*path.parent.glob("*.yaml"), *Path("configs").glob("*/*.yaml")}))
         raise InputError(f"Config {str(path)!r} does not exist.{nearest(str(path), known)}")
     try:
         content = yaml.safe_load(path.read_text())
@@ -223,7 +222,7 @@ def _mapping(value: object, name: str, source: str) -> dict[str, Any]:
 def _check_override(argument: str, kind: type) -> None:
     """Refuse `--a.b=value` where a.b is no key, or a group of keys; options of the parser itself pass."""
     name, _, value = argument.partition("=")
-    if not name.startswith("--") or name in ("--help", "--print_config"):
+    if not name.startswith("--") or name == "--print_config" or re.fullmatch(r"--(.*\.)?help", name):
         return
     here: type | None = kind
     for part in name.removeprefix("--").removesuffix("+").split("."):

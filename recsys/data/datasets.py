@@ -217,7 +217,7 @@ def _window_sample(features: Features, user: int, first: int, last: int, kept: n
     rows = np.arange(begin, last)
     if kept is not None and kept[: len(rows)].sum() > 1:
         rows = rows[kept[: len(rows)]]
-    targets = rows[histories.target[rows] & (histories.stage[rows] == TRAIN)]
+    targets = rows[(rows >= first) & histories.target[rows] & (histories.stage[rows] == TRAIN)]
     if rows[0] > histories.offsets[user]:
         targets = targets[targets > rows[0]]  # without its past, the first row would be learnt as if the user were new
     keep = np.isin(np.arange(begin, last - 1), rows[:-1])

@@ -70,7 +70,8 @@ class InferRun:
     """Requests that the report shows as examples."""
 
     def __post_init__(self) -> None:
-        counts = {"candidates": self.candidates, "part": self.part, "threads": self.threads or 1}
+        threads = 1 if self.threads is None else self.threads
+        counts = {"candidates": self.candidates, "part": self.part, "threads": threads}
         for name, count in counts.items():
             if count < 1:
                 raise InputError(f"{name} is {count}; expected at least 1.")

@@ -40,9 +40,9 @@ def write_candidates(retriever: OpenRetriever, folder: Path, *, top_k: int, over
     """
     features, tasks = retriever.features, _tasks(retriever.folder.parent)
     groups = candidate_requests(retriever.data, tasks)
-    if not groups:
-        remedy = "set data.split.second to 1 or more, or give queries with relevance"
-        raise InputError(f"No request has a known answer: {remedy}.")
+    if not any(stage == "second" for stage, _ in groups):
+        remedy = "set data.split.second to 1 or more before the retriever is trained"
+        raise InputError(f"No row is kept for a pruner to learn from: {remedy}, or give queries with relevance.")
     inputs = folder_hash(retriever.folder), retriever.data.hash, features.max_items, features.searches is not None
     parts = Parts.open(folder, fingerprint(inputs, top_k, tasks), overwrite=overwrite)
     if not (folder / "source.json").is_file():

@@ -15,14 +15,14 @@ class Interrupted(Exception):
 
 
 class StopAtBoundary(Checkpoint):
-    """Saves `checkpoint` after every epoch, and when a signal has come: then it also stops the run.
+    """Saves `checkpoint` after every epoch, and when a signal has come: then it also raises Interrupted.
 
-    It saves inside the step loop, since a checkpoint made after the loop would skip the rest of the epoch. Being the
-    last of the callbacks that save, it keeps what the others know (which weights were best).
+    Lightning's own way to stop would log, validate and end the epoch first, none of which the uninterrupted run does
+    there. Being the last of the callbacks that save, this one keeps what the others know (which weights were best).
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.asked, self.saved = checkpoint, False, False
+        self.checkpoint, self.asked = checkpoint, False
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,16 +44,20 @@ class StopAtBoundary(Checkpoint):
         """
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.asked and stepped and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.checkpoint)
-            self.saved, trainer.should_stop = True, True
-            trainer.limit_val_batches = 0  # or Lightning validates before it stops
+            self._save(trainer)
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a whole epoch, and stop there when a signal has come; the last epoch ends the run as always."""
-        if not self.saved:
-            trainer.save_checkpoint(self.checkpoint)
-            if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-                self.saved = trainer.should_stop = True
+        self._save(trainer)
+        if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            self._stop(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.checkpoint, weights_only=False)
+
+    def _stop(self, trainer: Trainer) -> None:
+        raise Interrupted(f"Stopped at step {trainer.global_step}; everything is saved. Go on with --resume=true.")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""

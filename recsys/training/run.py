@@ -27,7 +27,7 @@ from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
-from recsys.training.preemption import Interrupted, StopAtBoundary
+from recsys.training.preemption import StopAtBoundary
 from recsys.training.progress import SpeedBar
 from recsys.training.tracking import TrackConfig, cut_lines, make_loggers
 
@@ -167,7 +167,7 @@ def prepare_process(config: RunConfig) -> None:
 def fit(
     config: RunConfig, module: LightningModule, data: DataModule, *, steps: int, monitor: str, checkpoint: Path | None
 ) -> Trainer:
-    """Train to the end, or raise Interrupted after saving.
+    """Train to the end, or raise Interrupted (after saving) when a signal asks for it.
 
     The module holds the weights to export afterwards: the last ones, or those with the best `monitor` on validation.
     """
@@ -192,9 +192,6 @@ def fit(
     with disk_errors(folder):
         trainer = make_trainer(config, callbacks)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if stop.saved:
-        step = trainer.global_step
-        raise Interrupted(f"Stopped at step {step} of {steps}; everything is saved. Go on with --resume=true.")
     if config.trainer.export == "best":
         content = read_checkpoint(Path(best.best_model_path))
         module.on_load_checkpoint(content)

@@ -97,6 +97,14 @@ def test_the_pruner_reads_what_was_written(opened, journey):
     assert list(lists.sets) == ["second", "valid", "valid_query"]
 
 
+def test_candidates_that_no_pruner_could_learn_from_are_refused(journey, tmp_path):
+    options = ["--data.split.second=0", "--data.tables={queries: '', relevance: ''}"]
+    config = journey.infer(*options, output=tmp_path)
+    with pytest.raises(InputError, match=r"No row is kept for a pruner.*data\.split\.second"):
+        write_candidates(OpenRetriever.open(Path(config.retriever), config.data), tmp_path, top_k=5, overwrite=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_folder_of_another_kind_of_run_is_refused(opened, tmp_path):
     shutil.copytree(opened.folder, tmp_path / "model")
     config = opened.data, opened.features

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from recsys.training.preemption import StopAtBoundary
+from recsys.training.preemption import Interrupted, StopAtBoundary
 
 BATCHES = 4
 
@@ -35,14 +35,13 @@ class Signalled(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(module: Signalled, path: Path, **options: Any) -> tuple[Trainer, StopAtBoundary]:
-    stop = StopAtBoundary(path)
+def fit(module: Signalled, path: Path, **options: Any) -> Trainer:
     trainer = Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "logger": False, "callbacks": [stop], "enable_progress_bar": False,
-           "enable_model_summary": False, "num_sanity_val_steps": 0, **options},
+        **{"accelerator": "cpu", "max_epochs": 2, "logger": False, "callbacks": [StopAtBoundary(path)],
+           "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, **options},
     )  # fmt: skip
     trainer.fit(module, DataLoader(torch.ones(BATCHES, 1)), DataLoader(torch.ones(1, 1)))
-    return trainer, stop
+    return trainer
 
 
 def step_of(path: Path) -> int:
@@ -52,46 +51,37 @@ def step_of(path: Path) -> int:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_at_the_end_of_its_step_and_stops(tmp_path: Path, number: int) -> None:
     module = Signalled(at=(1,), number=number)
-    trainer, stop = fit(module, tmp_path / "last.ckpt")
-    assert stop.saved
-    assert (trainer.global_step, module.seen, module.validated) == (2, 2, 0)
+    with pytest.raises(Interrupted, match=r"Stopped at step 2; everything is saved\. Go on with --resume=true\."):
+        fit(module, tmp_path / "last.ckpt")
+    assert (module.seen, module.validated) == (2, 0)
     assert step_of(tmp_path / "last.ckpt") == 2
-
-
-def test_what_was_saved_in_the_step_is_not_overwritten_by_the_end_of_the_loop(tmp_path: Path) -> None:
-    fit(Signalled(at=(1,)), tmp_path / "last.ckpt")
-    loops = torch.load(tmp_path / "last.ckpt", weights_only=True)["loops"]["fit_loop"]
-    assert loops["epoch_progress"]["current"]["processed"] == 0
-    assert loops["epoch_loop.batch_progress"]["current"]["ready"] == 2
 
 
 def test_without_a_signal_every_epoch_is_saved_and_the_run_ends(tmp_path: Path) -> None:
     module = Signalled()
-    _, stop = fit(module, tmp_path / "last.ckpt")
-    assert not stop.saved
+    fit(module, tmp_path / "last.ckpt")
     assert step_of(tmp_path / "last.ckpt") == module.seen == 2 * BATCHES
 
 
 def test_a_signal_in_the_last_batch_of_an_epoch_stops_after_the_epoch(tmp_path: Path) -> None:
     module = Signalled(at=(BATCHES - 1,))
-    trainer, stop = fit(module, tmp_path / "last.ckpt")
-    assert stop.saved
-    assert (trainer.global_step, module.seen, module.validated) == (BATCHES, BATCHES, 1)
+    with pytest.raises(Interrupted):
+        fit(module, tmp_path / "last.ckpt")
+    assert (module.seen, module.validated) == (BATCHES, 1)
     assert step_of(tmp_path / "last.ckpt") == BATCHES
 
 
 def test_a_signal_in_the_very_last_batch_lets_the_run_end(tmp_path: Path) -> None:
     module = Signalled(at=(2 * BATCHES - 1,))
-    _, stop = fit(module, tmp_path / "last.ckpt")
-    assert not stop.saved
+    fit(module, tmp_path / "last.ckpt")
     assert module.seen == 2 * BATCHES
 
 
 def test_gradients_that_are_being_summed_are_stepped_before_the_stop(tmp_path: Path) -> None:
     module = Signalled(at=(0,))
-    trainer, stop = fit(module, tmp_path / "last.ckpt", accumulate_grad_batches=2)
-    assert stop.saved
-    assert (trainer.global_step, module.seen) == (1, 2)
+    with pytest.raises(Interrupted):
+        fit(module, tmp_path / "last.ckpt", accumulate_grad_batches=2)
+    assert (step_of(tmp_path / "last.ckpt"), module.seen) == (1, 2)
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:

@@ -1,0 +1,340 @@
+"""A tiny demo shop through the whole of training: a two-layer BERT from scratch, both tasks, seconds."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recsys.config import TextConfig
+from recsys.data.datamodule import LoaderConfig
+from recsys.data.datasets import NegativesConfig
+from recsys.data.prepare import prepare
+from recsys.data.requests import evaluation_batch, validation_requests
+from recsys.data.sources.shop import write_shop
+from recsys.errors import InputError
+from recsys.models.checkpoint import load_retriever
+from recsys.models.history import HistoryEncoderConfig
+from recsys.models.towers import RetrieverConfig
+from recsys.tables.config import (
+    DataConfig,
+    HistoryConfig,
+    InteractionsConfig,
+    ItemsConfig,
+    QueriesConfig,
+    RelevanceConfig,
+    SplitConfig,
+    UsersConfig,
+)
+from recsys.training import retriever
+from recsys.training.optim import OptimConfig
+from recsys.training.preemption import Interrupted
+from recsys.training.retriever import LossConfig
+from recsys.training.retriever_run import RetrieverRun, build, train_retriever
+from recsys.training.run import TrainerConfig, open_run
+
+TEXT = TextConfig(model="config:", mode="full", layers=2, width=16, heads=2, max_tokens=16, vocab=300)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder / "tables", size=60)
+    return DataConfig(
+        root=str(folder / "tables"), cache=str(folder / "cache"),
+        items=ItemsConfig(text=["title"], category=["category", "brand"], number=["price"]),
+        users=UsersConfig(category=["gender", "region"], number=["age"]),
+        interactions=InteractionsConfig(event="event", target_events=["purchase"], context=["page"]),
+        queries=QueriesConfig(user="user_id", order="timestamp"), relevance=RelevanceConfig(grade="grade"),
+        split=SplitConfig(valid_queries=0.3), history=HistoryConfig(max_items=12, queries=True),
+    )  # fmt: skip
+
+
+def run_of(shop: DataConfig, folder: Path, **changes: Any) -> RetrieverRun:
+    values = {
+        "task": "retriever", "name": "tiny", "runs": str(folder), "data": shop, "tasks": ["next_item", "query_to_item"],
+        "model": RetrieverConfig(text=TEXT, width=16, history=HistoryEncoderConfig(layers=1, heads=2, dropout=0.2)),
+        "negatives": NegativesConfig(kind="batch", random=16), "history_dropout": 0.2,
+        "loader": LoaderConfig(batch_size=16), "optim": OptimConfig(epochs=2, lr=0.01),
+        "trainer": TrainerConfig(accelerator="cpu", threads=1),
+    }  # fmt: skip
+    return RetrieverRun(**{**values, **changes})
+
+
+def without_text(shop: DataConfig, folder: Path, **changes: Any) -> RetrieverRun:
+    model = RetrieverConfig(width=16, history=HistoryEncoderConfig(layers=1, heads=2, dropout=0.2))
+    data = replace(shop, history=HistoryConfig(max_items=12))
+    changes = {"negatives": NegativesConfig(kind="all"), "tasks": ["next_item"], **changes}
+    return run_of(data, folder, model=model, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(shop: DataConfig, tmp_path_factory: pytest.TempPathFactory) -> RetrieverRun:
+    config = run_of(shop, tmp_path_factory.mktemp("runs"))
+    assert train_retriever(config) == config.folder
+    return config
+
+
+def stages(config: RetrieverRun) -> dict[str, dict[str, float]]:
+    found = json.loads((config.folder / "results.json").read_text())["stages"]
+    return {stage["name"]: stage["metrics"] for stage in found}
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+# --- a whole run
+
+
+def test_a_run_leaves_its_folder(trained: RetrieverRun) -> None:
+    files = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
+    assert files >= {
+        "config.yaml", "versions.json", "metrics.jsonl", "results.json", "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt", "model/config.json", "model/model.safetensors", "model/codes.json",
+        "model/text/config.json", "model/text/model.safetensors", "model/text/tokenizer.json",
+    }  # fmt: skip
+    versions = json.loads((trained.folder / "versions.json").read_text())
+    assert versions["data"] == prepare(trained.data).hash
+    assert versions["trained_weights"] == versions["weights"] - 1  # the temperature is fixed
+
+
+def test_the_loss_falls(shop: DataConfig, tmp_path: Path) -> None:
+    config = without_text(shop, tmp_path, optim=OptimConfig(epochs=6, lr=0.01))
+    train_retriever(config)
+    losses = [line["train/loss"] for line in lines(config.folder / "metrics.jsonl") if "train/loss" in line]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_nothing_is_said_that_a_user_can_do_nothing_about(
+    shop: DataConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    train_retriever(without_text(shop, tmp_path))
+    said = capfd.readouterr()
+    assert [line.split()[0] for line in (said.out + said.err).splitlines()] == ["epoch", "epoch"]
+    assert not [str(warning.message) for warning in recwarn]
+
+
+@torch.no_grad()
+def brute_force(config: RetrieverRun, name: str) -> tuple[float, float]:
+    """Recall@10 and nDCG@10 of the exported model by a plain sort of all items, one request at a time."""
+    data = prepare(config.data)
+    features, *_ = build(config, data)
+    model = load_retriever(config.folder / "model")
+    vectors = model.encode_items(features.catalogue())
+    recalls, ndcgs = [], []
+    requests = validation_requests(data, config.tasks)[name]
+    for number in range(len(requests)):
+        batch = evaluation_batch(features, requests.take(np.array([number])))
+        user = model.encode_users(batch.users, vectors)[0, batch.step[0]]
+        scores = (vectors @ user).numpy()
+        scores[batch.seen_item.numpy()] = -np.inf
+        order = np.argsort(-scores, kind="stable")[:10].tolist()
+        grade = {int(i): float(g) for i, g in zip(batch.targets[0], batch.grades[0], strict=True) if i >= 0 and g > 0}
+        recalls.append(len(set(order) & grade.keys()) / len(grade))
+        gains = [(2 ** grade.get(item, 0.0) - 1) / np.log2(place + 2) for place, item in enumerate(order)]
+        ideal = sorted(grade.values(), reverse=True)[:10]
+        ndcgs.append(sum(gains) / sum((2**g - 1) / np.log2(place + 2) for place, g in enumerate(ideal)))
+    return float(np.mean(recalls)), float(np.mean(ndcgs))
+
+
+@pytest.mark.parametrize(("name", "stage"), [("valid", "retriever"), ("valid_query", "retriever, valid_query")])
+def test_the_figures_are_those_of_the_exported_model_by_brute_force(
+    trained: RetrieverRun, name: str, stage: str
+) -> None:
+    figures = stages(trained)[stage]
+    assert (figures["recall@10"], figures["ndcg@10"]) == pytest.approx(brute_force(trained, name), abs=1e-9)
+
+
+def test_the_log_and_the_results_agree(trained: RetrieverRun) -> None:
+    last = [line for line in lines(trained.folder / "metrics.jsonl") if "valid/ndcg@10" in line][-1]
+    assert last["valid/ndcg@10"] == pytest.approx(stages(trained)["retriever"]["ndcg@10"], abs=1e-6)
+
+
+# --- stopping and going on
+
+
+def weights(config: RetrieverRun) -> dict[str, torch.Tensor]:
+    return torch.load(config.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The process gets Ctrl-C while it computes its `step`-th loss."""
+    left, plain = [step], retriever.sampled_softmax
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(retriever, "sampled_softmax", counted)
+
+
+def stop_and_go_on(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+    for number, step in enumerate(steps):
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            with pytest.raises(Interrupted, match=r"Go on with --resume=true"):
+                train_retriever(replace(config, resume=number > 0))
+    train_retriever(replace(config, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("steps", "trainer"),
+    [
+        pytest.param([3], {}, id="in the first epoch"),
+        pytest.param([6, 9], {}, id="twice, in two epochs"),
+        pytest.param([15], {}, id="in the last batch of an epoch"),
+        pytest.param([5], {"accumulate": 2}, id="while gradients are summed"),
+    ],
+)
+def test_a_stopped_and_resumed_run_is_equal_to_the_bit(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int], trainer: dict[str, int]
+) -> None:
+    settings = TrainerConfig(accelerator="cpu", threads=1, **trainer)
+    one, two = (without_text(shop, tmp_path / name, trainer=settings) for name in ("whole", "stopped"))
+    two = replace(two, track=replace(two.track, every=2))
+    one = replace(one, track=two.track)
+    train_retriever(one)
+    stop_and_go_on(two, monkeypatch, steps)
+    expected, found = weights(one), weights(two)
+    assert [name for name, weight in expected.items() if not torch.equal(weight, found[name])] == []
+    assert stages(one) == stages(two)
+    assert lines(one.folder / "metrics.jsonl") == lines(two.folder / "metrics.jsonl")
+
+
+def test_resuming_a_finished_run_changes_nothing(shop: DataConfig, tmp_path: Path) -> None:
+    config = without_text(shop, tmp_path)
+    train_retriever(config)
+    before, results = weights(config), stages(config)
+    train_retriever(replace(config, resume=True))
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(config).items())
+    assert stages(config) == results
+
+
+def test_every_epoch_is_another_order_of_the_data(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, plain = [], retriever.sampled_softmax
+
+    def noted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        drawn.append(tuple(args[2].tolist()))
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(retriever, "sampled_softmax", noted)
+    train_retriever(without_text(shop, tmp_path))
+    half = len(drawn) // 2
+    assert not set(drawn[:half]) & set(drawn[half:])
+
+
+# --- refusals
+
+
+def test_a_run_is_not_overwritten_unasked(trained: RetrieverRun) -> None:
+    before = (trained.folder / "metrics.jsonl").read_text()
+    with pytest.raises(InputError, match=r"holds a finished run.*--overwrite=true"):
+        train_retriever(trained)
+    assert (trained.folder / "metrics.jsonl").read_text() == before
+
+
+def test_another_config_does_not_resume_a_run(trained: RetrieverRun) -> None:
+    other = replace(trained, resume=True, optim=OptimConfig(epochs=3))
+    with pytest.raises(InputError, match="started with another config"):
+        train_retriever(other)
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(shop: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Nothing to resume"):
+        train_retriever(run_of(shop, tmp_path, resume=True))
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_faulty_data_leaves_no_run_behind(shop: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        train_retriever(run_of(replace(shop, root=str(tmp_path / "nowhere")), tmp_path))
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_a_checkpoint_that_is_cut_short_is_refused(shop: DataConfig, tmp_path: Path) -> None:
+    config = without_text(shop, tmp_path)
+    open_run(config)
+    (config.folder / "checkpoints").mkdir()
+    (config.folder / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        train_retriever(replace(config, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["rank"]}, "next_item, query_to_item or both"),
+        ({"tasks": []}, "next_item, query_to_item or both"),
+        ({"model": RetrieverConfig(text=TEXT, history=None)}, r"needs model\.history"),
+        ({"model": RetrieverConfig(width=16)}, r"needs model\.text"),
+        ({"negatives": NegativesConfig(kind="all")}, r"negatives\.kind 'all'"),
+        ({"history_dropout": 1.0}, r"history_dropout"),
+    ],
+)
+def test_an_impossible_combination_is_refused(
+    shop: DataConfig, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_of(shop, tmp_path, **changes)
+
+
+def test_a_loss_without_a_block_is_refused() -> None:
+    with pytest.raises(InputError, match=r"loss\.block is 0"):
+        LossConfig(block=0)
+
+
+# --- without validation, with the best weights, with a frozen encoder
+
+
+def without_valid(shop: DataConfig, tmp_path: Path) -> DataConfig:
+    """The same shop where every row is for training."""
+    rows = pl.read_parquet(Path(shop.root) / "interactions.parquet").with_columns(split=pl.lit("train"))
+    rows.write_parquet(tmp_path / "interactions.parquet")
+    split = SplitConfig(by="column", valid_queries=0.0)
+    return replace(shop, tables={"interactions": str(tmp_path / "interactions.parquet")}, split=split)
+
+
+def test_a_run_without_valid_rows_trains_and_exports(shop: DataConfig, tmp_path: Path) -> None:
+    config = without_text(without_valid(shop, tmp_path), tmp_path)
+    train_retriever(config)
+    assert load_retriever(config.folder / "model").items.id is not None
+    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert not (config.folder / "results.json").exists()
+
+
+def test_best_weights_without_validation_are_refused(shop: DataConfig, tmp_path: Path) -> None:
+    best = TrainerConfig(accelerator="cpu", export="best")
+    with pytest.raises(InputError, match=r"trainer\.export is 'best'"):
+        train_retriever(without_text(without_valid(shop, tmp_path), tmp_path, trainer=best))
+
+
+def test_the_best_weights_are_exported_where_asked_for(shop: DataConfig, tmp_path: Path) -> None:
+    trainer = TrainerConfig(accelerator="cpu", threads=1, export="best")
+    config = without_text(shop, tmp_path, trainer=trainer, optim=OptimConfig(epochs=4, lr=0.03))
+    train_retriever(config)
+    logged = [line["valid/ndcg@10"] for line in lines(config.folder / "metrics.jsonl") if "valid/ndcg@10" in line]
+    assert stages(config)["retriever"]["ndcg@10"] == pytest.approx(max(logged), abs=1e-6)
+
+
+def test_a_frozen_encoder_is_not_in_the_checkpoints_and_the_run_resumes(
+    shop: DataConfig, trained: RetrieverRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = TextConfig(model=str(trained.folder / "model" / "text"), mode="frozen", max_tokens=16)
+    model = replace(trained.model, text=frozen)
+    config = run_of(shop, tmp_path, model=model, trainer=TrainerConfig(accelerator="cpu", threads=1, export="best"))
+    stop_and_go_on(config, monkeypatch, [4])
+    assert not [name for name, _ in weights(config).items() if name.startswith("model.text.") and "encoder" in name]
+    loaded = load_retriever(config.folder / "model")
+    assert loaded.text is not None
+    assert stages(config)["retriever"]["ndcg@10"] == pytest.approx(brute_force(config, "valid")[1], abs=1e-9)

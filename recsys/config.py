@@ -133,7 +133,7 @@ def _parser(kind: type, program: str) -> Any:
 def _build(kind: type[T], parse: Callable[[], Any], parser: Any, source: str) -> T:
     """The dataclass of what `parse` reads; whatever the parser refuses becomes one sentence."""
     try:
-        values: Any = parser.instantiate_classes(parse())
+        values: Any = parser.instantiate(parse())
     except (ArgumentError, ValueError, TypeError) as error:
         raise InputError(f"{source}: {_sentence(error)}") from error
     return kind(**{name: values[name] for name in _fields(kind)})

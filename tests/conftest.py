@@ -67,34 +67,54 @@ def _write_tables(folder: Path, rng: np.random.Generator, users: int, items: int
     titles = [f"{words[item % 6]} thing {item}" for item in range(items)]
     tables = {
         "items": {
-            "item_id": [f"i{item}" for item in range(items)], "title": titles, "words": [" ".join(rng.choice(words, 3)) for _ in range(items)],
+            "item_id": [f"i{item}" for item in range(items)], "title": titles,
+            "words": [" ".join(rng.choice(words, 3)) for _ in range(items)],
             "kind": [f"kind {item % 4}" for item in range(items)], "price": rng.random(items),
         },
-        "users": {"user_id": [f"u{user}" for user in range(users)], "age": ["18-24", "25-34"] * (users // 2), "town": ["x", None] * (users // 2)},
+        "users": {
+            "user_id": [f"u{user}" for user in range(users)], "age": ["18-24", "25-34"] * (users // 2),
+            "town": ["x", None] * (users // 2),
+        },
         "interactions": {
             "user_id": [f"u{user}" for user in range(users) for _ in range(8)],
             "item_id": [f"i{item}" for _ in range(users) for item in rng.permutation(items)[:8]],
             "timestamp": list(range(8)) * users, "page": rng.choice(["home", "search"], 8 * users),
         },
-        "queries": {"query_id": range(10), "query": titles[:10], "user_id": [f"u{user}" for user in range(10)], "timestamp": [4.5] * 10},
-        "relevance": {"query_id": [*range(10), *range(10)], "item_id": [f"i{item}" for item in range(20)], "grade": [2] * 10 + [1] * 10},
+        "queries": {
+            "query_id": range(10), "query": titles[:10], "user_id": [f"u{user}" for user in range(10)],
+            "timestamp": [4.5] * 10,
+        },
+        "relevance": {
+            "query_id": [*range(10), *range(10)], "item_id": [f"i{item}" for item in range(20)],
+            "grade": [2] * 10 + [1] * 10,
+        },
     }  # fmt: skip
     for name, columns in tables.items():
-        pl.DataFrame({column: list(values) for column, values in columns.items()}).write_parquet(folder / f"{name}.parquet")
+        pl.DataFrame({column: list(values) for column, values in columns.items()}).write_parquet(
+            folder / f"{name}.parquet"
+        )
 
 
 def _write_candidates(folder: Path, data: Prepared, rng: np.random.Generator, top_k: int) -> None:
     """Random scores, in which a right item stands a little higher."""
     groups = candidate_requests(data, TASKS)
-    requests, stages = join_requests([one for _, one in groups]), [stage for stage, one in groups for _ in range(len(one))]
+    requests, stages = (
+        join_requests([one for _, one in groups]),
+        [stage for stage, one in groups for _ in range(len(one))],
+    )
     rows = []
-    for number, (right, grade, seen) in enumerate(zip(requests.target_rows, requests.grades, seen_items(data, requests), strict=True)):
+    for number, (right, grade, seen) in enumerate(
+        zip(requests.target_rows, requests.grades, seen_items(data, requests), strict=True)
+    ):
         score = rng.normal(size=len(data.catalogue)).astype(np.float32)
         score[right] += 1
         score[seen] = -np.inf
         best = np.argsort(-score)[:top_k]
         labels = dict(zip(right.tolist(), grade.tolist(), strict=True))
-        rows += [(number, stages[number], int(item), rank, float(score[item]), labels.get(int(item), 0.0)) for rank, item in enumerate(best)]
+        rows += [
+            (number, stages[number], int(item), rank, float(score[item]), labels.get(int(item), 0.0))
+            for rank, item in enumerate(best)
+        ]
     frame = pl.DataFrame(rows, schema=["request", "stage", "item", "rank", "score", "label"], orient="row")
     kinds = {"item": pl.Int32, "rank": pl.Int32, "score": pl.Float32, "label": pl.Float32}
     parts, half = Parts.open(folder, "made up"), frame.filter(pl.col("request") < 5)
@@ -102,7 +122,9 @@ def _write_candidates(folder: Path, data: Prepared, rng: np.random.Generator, to
         parts.write(number, part.cast(kinds))
     np.save(folder / "item_vectors.npy", rng.normal(size=(len(data.catalogue), 8)).astype(np.float32))
     np.save(folder / "user_vectors.npy", rng.normal(size=(len(requests), 8)).astype(np.float32))
-    (folder / "source.json").write_text(json.dumps({"retriever": "none", "data": data.hash, "tasks": TASKS, "top_k": top_k}))
+    (folder / "source.json").write_text(
+        json.dumps({"retriever": "none", "data": data.hash, "tasks": TASKS, "top_k": top_k})
+    )
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +135,7 @@ def cascades() -> type[Cascade]:
 
 @pytest.fixture
 def cascade(tmp_path: Path) -> Cascade:
-    """A data set of 12 users, 30 items and 10 queries, and a folder of candidates as if a retriever had written them."""
+    """A data set of 12 users, 30 items and 10 queries, and candidates as if a retriever had written them."""
     return Cascade.make(tmp_path)
 
 
@@ -196,7 +218,8 @@ def write_shop_tables(folder: Path, *, users: int = 40, items: int = 60) -> None
         },
         "users": {
             "user_id": [f"u{user:03d}" for user in range(users)], "age": rng.choice(["18-24", "25-34"], users),
-            "town": [None if user % 7 == 0 else f"town {user % 3}" for user in range(users)], "visits": rng.random(users),
+            "town": [None if user % 7 == 0 else f"town {user % 3}" for user in range(users)],
+            "visits": rng.random(users),
         },
         "interactions": {
             "user_id": np.repeat([f"u{user:03d}" for user in range(users)], 12),
@@ -210,7 +233,9 @@ def write_shop_tables(folder: Path, *, users: int = 40, items: int = 60) -> None
         "relevance": {"query_id": [*range(20)] * 2, "item_id": names[:40], "grade": [2] * 20 + [1] * 20},
     }  # fmt: skip
     for name, columns in tables.items():
-        pl.DataFrame({column: list(values) for column, values in columns.items()}).write_parquet(folder / f"{name}.parquet")
+        pl.DataFrame({column: list(values) for column, values in columns.items()}).write_parquet(
+            folder / f"{name}.parquet"
+        )
 
 
 @pytest.fixture(scope="session")

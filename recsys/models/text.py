@@ -1,6 +1,7 @@
 """Tokens -> vectors: a BERT-like encoder, frozen, with adapters, or trained in full."""
 
 import copy
+import hashlib
 import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -66,6 +67,14 @@ class TextEncoder(nn.Module):
             model = copy.deepcopy(model).merge_and_unload()  # the copy, so that training can go on
         with without_reports():
             model.save_pretrained(folder)
+
+    def content_hash(self) -> str:
+        """Of the weights and the pooling: what the vectors depend on, whatever folder the encoder came from."""
+        digest = hashlib.blake2b(self.pooling.encode(), digest_size=16)
+        for name, weight in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Switch dropout; a frozen encoder stays in eval mode."""

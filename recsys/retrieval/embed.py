@@ -19,7 +19,6 @@ from recsys.models.checkpoint import load_retriever
 from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
-from recsys.shards import folder_hash
 from recsys.tables import DataConfig
 
 
@@ -29,8 +28,6 @@ class TextReader:
 
     encoder: TextEncoder
     tokenizer: PreTrainedTokenizerFast
-    key: str
-    """Hash of both."""
     cache: Path
 
     @classmethod
@@ -41,13 +38,14 @@ class TextReader:
         tokenizer = load_tokenizer(
             replace(model.config.text, model=str(folder / "text"), mode="frozen"), [], Path(cache)
         )
-        return cls(encoder=model.text, tokenizer=tokenizer, key=folder_hash(folder / "text"), cache=Path(cache))
+        return cls(encoder=model.text, tokenizer=tokenizer, cache=Path(cache))
 
     def read(self, texts: list[str]) -> Texts:
         """Vectors of a table's texts, made once and mapped from disk afterwards."""
         return text_source(
             texts, self.tokenizer, self.encoder.max_tokens, self.cache,
-            encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths), encoder_key=self.key,
+            encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths),
+            encoder_key=self.encoder.content_hash(),
         )  # fmt: skip
 
     @torch.no_grad()

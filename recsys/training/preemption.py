@@ -15,14 +15,15 @@ class Interrupted(Exception):
 
 
 class StopAtBoundary(Checkpoint):
-    """Saves `checkpoint` after every epoch, and when a signal has come: then it also raises Interrupted.
+    """Saves `checkpoint` after every epoch, and after the step in which a signal comes; then it raises Interrupted.
 
-    Lightning's own way to stop would log, validate and end the epoch first, none of which the uninterrupted run does
-    there. Being the last of the callbacks that save, this one keeps what the others know (which weights were best).
+    It raises when the next batch starts: Lightning has logged the step by then, as it does in a run that goes on.
+    Lightning's own way to stop would log, validate and end the epoch where the uninterrupted run does not. Being the
+    last of the callbacks that save, this one keeps what the others know (which weights were best).
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.asked = checkpoint, False
+        self.checkpoint, self.asked, self.saved = checkpoint, False, False
         self.before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -35,29 +36,28 @@ class StopAtBoundary(Checkpoint):
             raise KeyboardInterrupt
         self.asked = True
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop, once all is saved."""
+        if self.saved:
+            raise Interrupted(f"Stopped at step {trainer.global_step}; everything is saved. Go on with --resume=true.")
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop when a signal has come; after the last batch of an epoch, the epoch ends first.
+        """Save when a signal has come, but not among batches whose gradients are still summed: they would be lost.
 
-        Not among batches whose gradients are still being summed: those of the first ones would be lost.
+        After the last batch of an epoch, the epoch ends first.
         """
         stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if self.asked and stepped and not trainer.is_last_batch:
-            self._save(trainer)
-            self._stop(trainer)
+            trainer.save_checkpoint(self.checkpoint)
+            self.saved = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after a whole epoch, and stop there when a signal has come; the last epoch ends the run as always."""
-        self._save(trainer)
-        if self.asked and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-            self._stop(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.checkpoint, weights_only=False)
-
-    def _stop(self, trainer: Trainer) -> None:
-        raise Interrupted(f"Stopped at step {trainer.global_step}; everything is saved. Go on with --resume=true.")
+        """Save after a whole epoch."""
+        asked = self.asked
+        trainer.save_checkpoint(self.checkpoint)
+        self.saved = asked
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""

@@ -47,7 +47,8 @@ class PrunerRun(RunConfig):
     sampled: int = 50
     """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there."""
     calibrate: float = 0.1
-    """Share of the lists that is not learnt from but used to turn scores into probabilities; 0: no calibration."""
+    """Share of the lists that is not learnt from: on it the best epoch is chosen (trainer.export: best) and scores are
+    turned into probabilities; 0: no calibration, and valid chooses."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept, where inference does not say otherwise."""
 
@@ -67,19 +68,20 @@ def train_pruner(config: PrunerRun) -> Path:
     features, pairs, model, tokenizer = build(config, data, lists)
     learnt, held = hold_out(lists.sets["second"], config.calibrate)
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
+    judged = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
     rows = _training_rows(config, features, lists, learnt, pairs)
     read = partial(list_evaluations, features, lists, pairs=pairs)
-    loaders = DataModule(rows, partial(_valid_loaders, read, list(valid.values())), config.loader, seed=config.seed)
+    loaders = DataModule(rows, partial(_valid_loaders, read, list(judged.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = PrunerTraining(
-        model, torch.from_numpy(data.popularity()), valid=list(valid), optim=config.optim, loss=config.loss,
+        model, torch.from_numpy(data.popularity()), valid=list(judged), optim=config.optim, loss=config.loss,
         total_steps=steps,
     )  # fmt: skip
     checkpoint = open_run(config)
     total, trained = count_parameters(model)
     made = {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)}
     write_versions(config.folder, data.hash, made)
-    begin, monitor = time.perf_counter(), f"{next(iter(valid), 'valid')}/ndcg@10"
+    begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/ndcg@10"
     trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     calibrate(model, read(rows=held), config.decision)
     seconds = time.perf_counter() - begin

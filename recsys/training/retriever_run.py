@@ -1,6 +1,5 @@
 """The retriever's run, from tables to a model folder."""
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from recsys.models.checkpoint import count_parameters, save_retriever
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_stage
-from recsys.shards import fingerprint
 from recsys.tables import DataConfig
 from recsys.training.retriever import LossConfig, RetrieverTraining
 from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
@@ -118,19 +116,10 @@ def text_sources(
     source = partial(
         text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache,
         encode=(lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths)) if frozen else None,
-        encoder_key=fingerprint(_weights_hash(encoder), config.pooling) if frozen else "",
+        encoder_key=encoder.content_hash() if frozen else "",
     )  # fmt: skip
     searches = data.queries.texts if data.queries is not None else []
     return source(data.catalogue.texts), source(searches) if searches else Texts()
-
-
-def _weights_hash(encoder: TextEncoder) -> str:
-    """Of the weights themselves: a folder's name does not tell that its content has changed."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, weight in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(weight.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def sizes(data: Prepared, vocab: int) -> Sizes:

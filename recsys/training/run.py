@@ -37,6 +37,8 @@ NOT_FOR_USERS = (
     r".*is smaller than the logging interval",
     r".*It is recommended to use .*sync_dist=True",  # the metrics hold counts over all processes already
     r".*does not have many workers",
+    r"Checkpoint directory .* exists and is not empty",
+    r"Total length of .* across ranks is zero",  # no validation
 )
 """Starts of warnings, as patterns."""
 

@@ -67,7 +67,7 @@ def made_up(folder: Path, seed: int = 0, **sections) -> tuple[DataConfig, pl.Dat
 
 
 def expected_rows(rows: pl.DataFrame) -> list[dict]:
-    """The events as the layout should hold them: users in table order, each one's rows by time, then by table row."""
+    """The events as the layout should hold them: users in table order, the rows of each by time, then by table row."""
     numbered = rows.with_row_index("row").to_dicts()
     return sorted(numbered, key=lambda row: (-row["user_id"], row["timestamp"], row["row"]))
 

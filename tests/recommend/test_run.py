@@ -5,11 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 
 from recsys.config import parse_run
+from recsys.data.requests import serving_requests
 from recsys.errors import InputError
 from recsys.recommend import run
 from recsys.recommend.run import InferRun, run_stage
@@ -191,6 +193,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_part(journey, tmp_path, 
 def test_lists_that_the_decision_leaves_empty_are_no_fault(journey, tmp_path):
     config = journey.infer("--decision.probability=1.0", output=tmp_path)
     assert len(lists(run_stage("recommend", config))) == 0
+
+
+def test_a_table_without_rows_leaves_nothing_to_answer(journey, served, tmp_path):
+    nobody = np.zeros(0, dtype=np.int64)
+    requests = serving_requests(served.data, None, nobody)
+    work = run.Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests)
+    with pytest.raises(InputError, match="nothing to answer: the table of each user_id is empty"):
+        run._write_lists(journey.infer(output=tmp_path), served, work, tmp_path / "lists")
+    assert not (tmp_path / "lists").exists()
 
 
 def test_export_is_refused_for_a_tower_that_reads_more_than_words(journey, tmp_path):

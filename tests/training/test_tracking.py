@@ -84,6 +84,7 @@ def wandb_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Pa
         print("query: red shoes of user u00042")
         logger.log_metrics({"train/loss": 0.5}, step=19)
     wandb.finish()
+    wandb.teardown()  # waits until its process has written everything
     return {path.relative_to(tmp_path).parts[0]: path for path in tmp_path.glob("*/wandb/*/run-*.wandb")}
 
 
@@ -99,7 +100,7 @@ def test_an_offline_run_holds_config_and_history_and_nothing_personal(wandb_file
             config |= {item.key: item.value_json for item in record.run.config.update}
             config |= {item.key: item.value_json for item in record.config.update}
         values = {item.key or "/".join(item.nested_key): item.value_json for item in history}
-        assert values.get("train/loss") == "0.5", (name, values, path.stat().st_size)
+        assert values["train/loss"] == "0.5"
         assert json.loads(config["name"]) == name
         assert json.loads(config["optim"]) == {"lr": 0.002}
         assert b"u00042" not in path.read_bytes()

@@ -35,13 +35,17 @@ class RetrieverRun(RunConfig):
     """A run that trains a two-tower retriever."""
 
     data: DataConfig
+    """The tables and the roles of their columns."""
     model: RetrieverConfig
+    """The two towers."""
     tasks: list[str] = field(default_factory=lambda: ["next_item"])
     """next_item, query_to_item or both."""
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
+    """What each positive is told apart from."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
     loss: LossConfig = field(default_factory=LossConfig)
+    """How the loss is computed; it changes speed and memory, not what is learnt."""
 
     def __post_init__(self) -> None:
         if not self.tasks or not set(self.tasks) <= {"next_item", "query_to_item"}:

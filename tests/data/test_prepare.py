@@ -57,7 +57,8 @@ def made_up(folder: Path, seed: int = 0, **sections) -> tuple[DataConfig, pl.Dat
     rows = pl.DataFrame({
         "user_id": rng.integers(0, 29, count) * 3, "item_id": [f"i{item}" for item in rng.integers(0, 20, count)],
         "timestamp": rng.integers(0, 40, count), "event": rng.choice(["view", "cart", "buy"], count),
-        "page": [[None, "home", "list"][page] for page in rng.integers(0, 3, count)], "hour": rng.integers(0, 24, count),
+        "page": [[None, "home", "list"][page] for page in rng.integers(0, 3, count)],
+        "hour": rng.integers(0, 24, count),
     })  # fmt: skip
     items = {"item_id": [f"i{item}" for item in range(20)], "title": [f"thing {item}" for item in range(20)]}
     users = {"user_id": [user * 3 for user in range(30)][::-1]}

@@ -338,3 +338,9 @@ def test_a_frozen_encoder_is_not_in_the_checkpoints_and_the_run_resumes(
     loaded = load_retriever(config.folder / "model")
     assert loaded.text is not None
     assert stages(config)["retriever"]["ndcg@10"] == pytest.approx(brute_force(config, "valid")[1], abs=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [{"devices": 0}, {"accumulate": 0}, {"check_every": 0}, {"threads": 0}])
+def test_a_trainer_without_devices_threads_or_steps_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        TrainerConfig(**wrong)  # pyright: ignore[reportArgumentType]

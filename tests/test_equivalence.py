@@ -1,0 +1,156 @@
+"""What is computed cleverly against what is computed plainly, across rooms, on a demo shop of sixty items."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.batch import ItemBatch, RetrieverBatch
+from recsys.config import TextConfig
+from recsys.data.datasets import NegativesConfig, RetrieverRows
+from recsys.data.prepare import Prepared, prepare
+from recsys.data.requests import evaluation_batches, user_requests
+from recsys.data.sampling import Draw
+from recsys.data.sources.shop import write_shop
+from recsys.data.split import VALID
+from recsys.metrics.accumulate import RankingMetrics
+from recsys.metrics.long_tail import popularity_segments
+from recsys.metrics.ranking import rank_of_targets, top_items
+from recsys.models.history import HistoryEncoderConfig
+from recsys.models.towers import RetrieverConfig
+from recsys.tables.config import DataConfig, HistoryConfig, InteractionsConfig, ItemsConfig, UsersConfig
+from recsys.training.optim import OptimConfig
+from recsys.training.retriever import LossConfig, RetrieverTraining, encode_catalogue, score_requests
+from recsys.training.retriever_run import RetrieverRun, build
+
+TEXT = TextConfig(model="config:", mode="full", layers=1, width=16, heads=2, max_tokens=12, vocab=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RetrieverRun:
+    folder = tmp_path_factory.mktemp("shop")
+    write_shop(folder / "tables", size=60)
+    data = DataConfig(
+        root=str(folder / "tables"), cache=str(folder / "cache"), tables={"queries": "", "relevance": ""},
+        items=ItemsConfig(text=["title"], category=["category"]), users=UsersConfig(category=["gender"]),
+        interactions=InteractionsConfig(event="event", target_events=["purchase"]), history=HistoryConfig(max_items=8),
+    )  # fmt: skip
+    model = RetrieverConfig(text=TEXT, width=16, history=HistoryEncoderConfig(layers=1, heads=2))
+    return RetrieverRun(task="retriever", name="x", data=data, model=model, negatives=NegativesConfig(kind="batch"))
+
+
+@pytest.fixture(scope="module")
+def data(run: RetrieverRun) -> Prepared:
+    return prepare(run.data)
+
+
+def training_of(run: RetrieverRun, data: Prepared) -> RetrieverTraining:
+    torch.manual_seed(0)
+    features, model, _ = build(run, data)
+    popularity = torch.from_numpy(data.popularity())
+    module = RetrieverTraining(
+        model, features.catalogue(), popularity, valid=[], optim=OptimConfig(), loss=LossConfig(block=3), total_steps=1
+    )
+    module.log = lambda *args, **kwargs: None  # pyright: ignore[reportAttributeAccessIssue]
+    return module.eval()
+
+
+def batch_of(run: RetrieverRun, data: Prepared, negatives: NegativesConfig, rows: range) -> RetrieverBatch:
+    features, *_ = build(run, data)
+    training = RetrieverRows(
+        features, tasks=["next_item"], negatives=negatives, history_dropout=0.0, batch_size=len(rows), seed=0
+    )
+    return training.assemble(Draw(epoch=0, number=0, rows=np.array(rows)))
+
+
+def plain_loss(module: RetrieverTraining, batch: RetrieverBatch) -> Tensor:
+    """Cross-entropy over all items of one target at a time; a user's earlier purchases are looked up one by one."""
+    items = module.model.encode_items(module.catalogue if batch.items is None else batch.items)
+    users = module.model.encode_users(batch.users, items)
+    seen = list(zip(batch.seen_row.tolist(), batch.seen_item.tolist(), batch.seen_step.tolist(), strict=True))
+    losses = []
+    for row, step, target in zip(batch.row.tolist(), batch.step.tolist(), batch.target.tolist(), strict=True):
+        scores = module.model.scale * users[row, step] @ items.T
+        scores = scores if batch.log_q is None else scores - batch.log_q
+        had = {item for owner, item, since in seen if owner == row and since <= step and item != target}
+        allowed = [item for item in range(len(items)) if item not in had]
+        losses.append(F.cross_entropy(scores[allowed], torch.tensor(allowed.index(target))))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("kind", ["all", "batch"])
+def test_the_training_loss_is_plain_cross_entropy_in_value_and_gradient(
+    run: RetrieverRun, data: Prepared, kind: str
+) -> None:
+    module, negatives = training_of(run, data), NegativesConfig(kind=kind, random=10)
+    batch = batch_of(run, data, negatives, range(6))
+    weights = [weight for weight in module.model.parameters() if weight.requires_grad]
+    loss, plain = module.training_step(batch, 0), plain_loss(module, batch)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    found, wanted = torch.autograd.grad(loss, weights), torch.autograd.grad(plain, weights)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_that_holds_every_item_in_any_order_is_the_whole_catalogue(run: RetrieverRun, data: Prepared) -> None:
+    module = training_of(run, data)
+    whole = batch_of(run, data, NegativesConfig(kind="all"), range(6))
+    order = torch.randperm(len(data.catalogue))
+    place = order.argsort()  # of each item in the batch
+    users = replace(whole.users, history=place[whole.users.history])
+    mixed = replace(
+        whole, items=module.catalogue.take(order), users=users, target=place[whole.target],
+        seen_item=place[whole.seen_item],
+    )  # fmt: skip
+    assert module.training_step(mixed, 0).item() == pytest.approx(module.training_step(whole, 0).item(), rel=1e-5)
+
+
+def test_validation_does_not_depend_on_how_requests_are_batched(run: RetrieverRun, data: Prepared) -> None:
+    module = training_of(run, data)
+    features, *_ = build(run, data)
+    vectors, requests = encode_catalogue(module.model, module.catalogue), user_requests(data, VALID)
+    found = []
+    for size, parts in ((128, 1), (7, 1), (5, 3)):
+        metric = RankingMetrics(
+            segments=popularity_segments(torch.from_numpy(data.popularity())),
+            popularity=torch.from_numpy(data.popularity()),
+        )
+        for part in range(parts):
+            for batch in evaluation_batches(features, requests, batch_size=size, part=part, parts=parts):
+                scores, seen = score_requests(module.model, vectors, batch)
+                scores = scores.double().round(decimals=4)  # a last bit may differ between batch sizes
+                ranks = rank_of_targets(scores, batch.targets, seen)
+                metric.update(ranks, batch.targets, top_items(scores, 10, seen), batch.grades)
+        found.append(metric.compute())
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_catalogue_in_blocks_has_the_vectors_of_single_items(run: RetrieverRun, data: Prepared) -> None:
+    module = training_of(run, data)
+    blocks = encode_catalogue(module.model, module.catalogue, block=7)
+    with torch.no_grad():
+        single = torch.cat([module.model.encode_items(module.catalogue.take(torch.tensor([row]))) for row in range(9)])
+    torch.testing.assert_close(blocks[:9], single, rtol=1e-4, atol=1e-5)
+
+
+def test_cached_vectors_of_a_frozen_encoder_are_the_encoders_own(
+    run: RetrieverRun, data: Prepared, tmp_path: Path
+) -> None:
+    _, model, tokenizer = build(run, data)
+    assert model.text is not None
+    assert tokenizer is not None
+    model.text.save(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    text = TextConfig(model=str(tmp_path), mode="frozen", max_tokens=12)
+    frozen, *_ = build(replace(run, model=replace(run.model, text=text)), data)
+    tokens = build(run, data)[0].items(np.arange(8)).text
+    cached: ItemBatch = frozen.items(np.arange(8))
+    assert cached.text is None
+    assert cached.text_vector is not None
+    assert tokens is not None
+    with torch.no_grad():
+        torch.testing.assert_close(cached.text_vector, model.text.eval()(tokens), rtol=1e-4, atol=1e-5)

@@ -82,10 +82,15 @@ class RunConfig:
     runs: str = "runs"
     """Folder of all runs."""
     seed: int = 0
+    """Of the first weights, the order of the data and dropout."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How rows become batches."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """How long and how fast to learn."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """Where and in which precision to train."""
     track: TrackConfig = field(default_factory=TrackConfig)
+    """Where numbers go."""
     resume: bool = False
     """Go on from the run's last checkpoint."""
     overwrite: bool = False

@@ -97,7 +97,7 @@ def test_an_order_that_can_be_learnt_is_learnt(cascades, tmp_path):
     items = np.array(lists.item_vectors)
     users = np.stack([items[right[0]] for right in lists.requests.target_rows])
     np.save(cascade.candidates / "user_vectors.npy", users)
-    config = run_of(cascade, tmp_path, optim=OptimConfig(epochs=25, lr=5e-3), loader=LoaderConfig(batch_size=16))
+    config = run_of(cascade, tmp_path, optim=OptimConfig(epochs=12, lr=1e-2), loader=LoaderConfig(batch_size=16))
     found = stages(train_pruner(config))
     assert found["pruner"]["ndcg@10"] > found["retriever"]["ndcg@10"] + 0.1
 

@@ -145,7 +145,7 @@ def _search(config: InferRun) -> Path:
         remedy = "name one: --data.tables.queries=FILE"
         raise InputError(f"Stage 'search' needs a queries table and found none below {data.root}; {remedy}")
     rows = np.arange(len(queries))
-    requests = query_requests(cascade.data, rows)
+    requests = query_requests(cascade.data, rows, config.data.history.until)
     work = Work(key="query_id", ids=table[data.queries.id], rows=rows, requests=requests)
     _write_lists(config, cascade, work, folder)
     if not (config.folder / "infer.yaml").is_file():

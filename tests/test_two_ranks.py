@@ -63,9 +63,7 @@ def prepare_training(config: RetrieverRun) -> tuple[RetrieverTraining, DataModul
     features, model, _ = build(config, data)
     found = validation_requests(data, config.tasks)
     requests = [found["valid"].take(np.arange(7)), found["valid_query"].take(np.arange(1))]
-    rows = RetrieverRows(
-        features, tasks=config.tasks, negatives=config.negatives, history_dropout=0.0, batch_size=16, seed=0
-    )
+    rows = RetrieverRows(features, tasks=config.tasks, negatives=config.negatives, history_dropout=0.0, seed=0)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=["valid", "valid_query"],
         optim=OptimConfig(), loss=LossConfig(), total_steps=10,

@@ -62,13 +62,12 @@ class RetrieverRows:
         tasks: list[str],
         negatives: NegativesConfig,
         history_dropout: float,
-        batch_size: int,
         seed: int,
     ) -> None:
         if not 0 <= history_dropout < 1:
             raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.seed = features, negatives, seed
-        self.history_dropout, self.batch_size = history_dropout, batch_size
+        self.history_dropout = history_dropout
         data = features.data
         self.total = len(data.catalogue)
         self.ends = _train_ends(data) if "next_item" in tasks else None

@@ -1,21 +1,17 @@
 """The pruner's training: judge lists; listwise and pointwise loss; log the cascade beside the retriever alone."""
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from recsys.batch import PrunerBatch
 from recsys.data.lists import ListEvaluation
 from recsys.errors import InputError
 from recsys.losses.ranking import listwise_softmax, pointwise_bce
-from recsys.metrics.accumulate import RankingMetrics
-from recsys.metrics.long_tail import popularity_segments
 from recsys.models.pruner import Pruner
-from recsys.training.frozen import drop_frozen, restore_frozen
-from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
+from recsys.training.optim import OptimConfig
+from recsys.training.ranked import RankedTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +28,10 @@ class LossMix:
             raise InputError(f"loss: weights must not be negative and one must be positive; found {self}.")
 
 
-class PrunerTraining(LightningModule):
+class PrunerTraining(RankedTraining):
     """Trains a Pruner on the retriever's candidates; validates the cascade, and the retriever's order of the lists."""
+
+    model: Pruner
 
     def __init__(
         self,
@@ -46,13 +44,9 @@ class PrunerTraining(LightningModule):
         total_steps: int,
     ) -> None:
         """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
-        super().__init__()
-        self.model, self.optim, self.loss, self.total_steps = model, optim, loss, total_steps
-        segments = popularity_segments(popularity)
-        self.valid = [order for name in valid for order in (name, f"{name}_retriever")]
-        self.metrics = torch.nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
-        self.results: dict[str, dict[str, float]] = {}
-        """Of the last validation, by loader and order; exact, where loggers get float32."""
+        orders = [order for name in valid for order in (name, f"{name}_retriever")]
+        super().__init__(model, popularity, valid=orders, optim=optim, total_steps=total_steps)
+        self.loss = loss
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
         logits, real = self.model(batch), batch.candidate >= 0
@@ -66,26 +60,9 @@ class PrunerTraining(LightningModule):
         with torch.autocast(batch.item.device.type, enabled=False):  # as inference computes, so that both rank alike
             logits = self.model(batch.lists)
         for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
-            metric = cast(RankingMetrics, self.metrics[2 * dataloader_idx + place])
+            metric = self.metric(2 * dataloader_idx + place)
             ranks = rank_in_lists(ranked, batch.targets, metric.items)
             metric.update(ranks, batch.targets, _at_least(ranked, metric.list_k), batch.grades)
-
-    def on_validation_epoch_end(self) -> None:
-        for name, metric in zip(self.valid, cast("list[RankingMetrics]", self.metrics), strict=True):
-            self.results[name] = metric.compute()
-            metric.reset()
-            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        drop_frozen(self.model, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        restore_frozen(self.model, checkpoint)
-
-    def configure_optimizers(self):  # noqa: ANN201
-        optimizer = make_optimizer(self.model, self.optim)
-        schedule = make_schedule(optimizer, self.optim, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def reorder(logits: Tensor, items: Tensor) -> Tensor:

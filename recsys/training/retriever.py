@@ -1,21 +1,18 @@
 """The retriever's training: encode items; encode users; sampled softmax; log."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch
 from recsys.errors import InputError
 from recsys.losses.in_batch import first_seen, sampled_softmax
-from recsys.metrics.accumulate import RankingMetrics
-from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.models.towers import Retriever
-from recsys.training.frozen import drop_frozen, restore_frozen
-from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
+from recsys.training.optim import OptimConfig
+from recsys.training.ranked import RankedTraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +30,10 @@ class LossConfig:
             raise InputError(f"loss.block is {self.block}; expected at least 1 row.")
 
 
-class RetrieverTraining(LightningModule):
+class RetrieverTraining(RankedTraining):
     """Trains a Retriever on next-item windows and query-to-item pairs; validates by full ranking."""
+
+    model: Retriever
 
     def __init__(
         self,
@@ -48,14 +47,8 @@ class RetrieverTraining(LightningModule):
         total_steps: int,
     ) -> None:
         """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
-        super().__init__()
-        self.model, self.catalogue = model, catalogue
-        self.optim, self.loss, self.total_steps = optim, loss, total_steps
-        segments = popularity_segments(popularity)
-        self.metrics = torch.nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in valid)
-        self.valid = valid
-        self.results: dict[str, dict[str, float]] = {}
-        """Of the last validation, by loader; exact, where loggers get float32."""
+        super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
+        self.catalogue, self.loss = catalogue, loss
         self.item_vectors: Tensor | None = None
 
     def on_fit_start(self) -> None:
@@ -79,26 +72,12 @@ class RetrieverTraining(LightningModule):
         assert self.item_vectors is not None
         scores, seen = score_requests(self.model, self.item_vectors, batch)
         ranks = rank_of_targets(scores, batch.targets, seen)
-        metric = cast(RankingMetrics, self.metrics[dataloader_idx])
+        metric = self.metric(dataloader_idx)
         metric.update(ranks, batch.targets, top_items(scores, metric.list_k, seen), batch.grades)
 
     def on_validation_epoch_end(self) -> None:
-        for name, metric in zip(self.valid, cast("list[RankingMetrics]", self.metrics), strict=True):
-            self.results[name] = metric.compute()
-            metric.reset()
-            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
+        super().on_validation_epoch_end()
         self.item_vectors = None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        drop_frozen(self.model, checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        restore_frozen(self.model, checkpoint)
-
-    def configure_optimizers(self):  # noqa: ANN201
-        optimizer = make_optimizer(self.model, self.optim)
-        schedule = make_schedule(optimizer, self.optim, self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
 def _training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
     return RetrieverRows(
         features, tasks=config.tasks, negatives=config.negatives, history_dropout=config.history_dropout,
-        batch_size=config.loader.batch_size, seed=config.seed,
+        seed=config.seed,
     )  # fmt: skip
 
 

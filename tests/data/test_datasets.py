@@ -99,7 +99,6 @@ def rows_of(features: Features, **changes) -> RetrieverRows:
         "tasks": ["next_item"],
         "negatives": NegativesConfig(),
         "history_dropout": 0.0,
-        "batch_size": 8,
         "seed": 0,
     }
     return RetrieverRows(features, **{**values, **changes})

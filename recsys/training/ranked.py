@@ -1,0 +1,49 @@
+"""What training a retriever and a pruner share: measures by validation set, the optimiser, and lean checkpoints."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from recsys.metrics.accumulate import RankingMetrics
+from recsys.metrics.long_tail import popularity_segments
+from recsys.training.frozen import drop_frozen, restore_frozen
+from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
+
+
+class RankedTraining(LightningModule):
+    """Holds a model and one RankingMetrics for each name in `valid`, the prefix of its figures."""
+
+    def __init__(
+        self, model: nn.Module, popularity: Tensor, *, valid: Sequence[str], optim: OptimConfig, total_steps: int
+    ) -> None:
+        """`popularity` is [N] train interactions."""
+        super().__init__()
+        self.model, self.optim, self.total_steps, self.valid = model, optim, total_steps, list(valid)
+        segments = popularity_segments(popularity)
+        self.metrics = nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
+        self.results: dict[str, dict[str, float]] = {}
+        """Of the last validation, by name; exact, where loggers get float32."""
+
+    def metric(self, place: int) -> RankingMetrics:
+        """The measures of `valid[place]`."""
+        return cast(RankingMetrics, self.metrics[place])
+
+    def on_validation_epoch_end(self) -> None:
+        for place, name in enumerate(self.valid):
+            self.results[name] = self.metric(place).compute()
+            self.metric(place).reset()
+            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        drop_frozen(self.model, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_frozen(self.model, checkpoint)
+
+    def configure_optimizers(self):  # noqa: ANN201
+        optimizer: torch.optim.Optimizer = make_optimizer(self.model, self.optim)
+        schedule = make_schedule(optimizer, self.optim, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

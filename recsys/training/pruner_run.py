@@ -61,7 +61,7 @@ class PrunerRun(RunConfig):
 
 def train_pruner(config: PrunerRun) -> Path:
     """Train, calibrate, evaluate and export; returns the run's folder."""
-    prepare_process(config)
+    config = prepare_process(config)
     check_run(config)
     data = prepare(config.data)
     lists = CandidateLists.read(Path(config.candidates), data)

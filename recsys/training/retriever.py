@@ -21,9 +21,9 @@ class LossConfig:
 
     block: int = 512
     """Rows whose scores exist at one time; memory is block x items."""
-    products: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the score products: bfloat16 is several times faster where the chip has it. The softmax is always
-    float32."""
+    products: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Precision of the score products: bfloat16 is several times faster where the chip has it; auto: bfloat16 in a run
+    of trainer.precision bf16-mixed. The softmax is always float32."""
 
     def __post_init__(self) -> None:
         if self.block < 1:
@@ -60,10 +60,18 @@ class RetrieverTraining(RankedTraining):
         seen = first_seen(len(batch.users.history), len(items), batch.seen_row, batch.seen_item, batch.seen_step)
         loss = sampled_softmax(
             users, items, batch.target, scale=self.model.scale, seen=seen, row=batch.row, step=batch.step,
-            log_q=batch.log_q, block=self.loss.block, dtype=getattr(torch, self.loss.products),
+            log_q=batch.log_q, block=self.loss.block, dtype=self._products(),
         )  # fmt: skip
         self.log("train/loss", loss, batch_size=len(batch.row), prog_bar=True)
         return loss
+
+    def _products(self) -> torch.dtype:
+        """Of the score products."""
+        match self.loss.products:
+            case "auto":
+                return torch.bfloat16 if self.trainer.precision == "bf16-mixed" else torch.float32
+            case named:
+                return getattr(torch, named)
 
     def on_validation_epoch_start(self) -> None:
         self.item_vectors = encode_catalogue(self.model, self.catalogue.to(self.device))

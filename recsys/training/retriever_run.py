@@ -64,7 +64,7 @@ class RetrieverRun(RunConfig):
 
 def train_retriever(config: RetrieverRun) -> Path:
     """Train, evaluate and export; returns the run's folder."""
-    prepare_process(config)
+    config = prepare_process(config)
     check_run(config)
     data = prepare(config.data)
     features, model, tokenizer = build(config, data)

@@ -11,11 +11,11 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
@@ -27,6 +27,7 @@ from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
+from recsys.training.precision import Resolved, resolve_precision
 from recsys.training.preemption import StopAtBoundary
 from recsys.training.progress import SpeedBar
 from recsys.training.tracking import TrackConfig, cut_lines, make_loggers
@@ -53,8 +54,9 @@ class TrainerConfig:
     """Processes on each node, one for each GPU."""
     nodes: int = 1
     """Machines."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Of the training steps; validation is computed in float32, as inference is."""
+    precision: Literal["auto"] | Resolved = "32-true"
+    """Of the training steps; validation is computed in float32, as inference is. auto: bf16-mixed where the chip has
+    it in hardware, else 16-mixed on a GPU, else 32-true; the run's config.yaml names what it was."""
     threads: int | None = None
     """CPU threads of each process; null: all cores."""
     check_every: int = 1
@@ -100,6 +102,9 @@ class RunConfig:
     def folder(self) -> Path:
         """Of this run."""
         return Path(self.runs) / self.name
+
+
+Run = TypeVar("Run", bound=RunConfig)
 
 
 def check_run(config: RunConfig) -> Path | None:
@@ -160,8 +165,11 @@ def _chip() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor() or "unknown processor"
 
 
-def prepare_process(config: RunConfig) -> None:
-    """Threads and seeds of this process, and silence for Lightning's remarks that a user can do nothing about."""
+def prepare_process(config: Run) -> Run:
+    """Threads and seeds of this process, and silence for Lightning's remarks that a user can do nothing about.
+
+    Returns the config with its precision resolved.
+    """
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, verbose=False)
@@ -169,6 +177,8 @@ def prepare_process(config: RunConfig) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", message=remark)
+    precision = resolve_precision(config.trainer.precision, config.trainer.accelerator)
+    return replace(config, trainer=replace(config.trainer, precision=precision))
 
 
 def fit(
@@ -211,7 +221,8 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
     loggers = make_loggers(config.track, config.folder, yaml.safe_load(config_text(config)))
     return Trainer(
         accelerator=config.trainer.accelerator, devices=config.trainer.devices, num_nodes=config.trainer.nodes,
-        precision=config.trainer.precision, max_epochs=config.optim.epochs, gradient_clip_val=config.optim.clip,
+        precision=resolve_precision(config.trainer.precision, config.trainer.accelerator),
+        max_epochs=config.optim.epochs, gradient_clip_val=config.optim.clip,
         accumulate_grad_batches=config.trainer.accumulate, check_val_every_n_epoch=config.trainer.check_every,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=loggers, log_every_n_steps=config.track.every,
         callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False,

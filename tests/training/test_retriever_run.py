@@ -344,3 +344,14 @@ def test_a_frozen_encoder_is_not_in_the_checkpoints_and_the_run_resumes(
 def test_a_trainer_without_devices_threads_or_steps_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         TrainerConfig(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_auto_precision_is_resolved_in_the_saved_config_and_resumes(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    trainer = TrainerConfig(accelerator="cpu", threads=1, precision="auto")
+    config = without_text(shop, tmp_path, trainer=trainer, loss=LossConfig(products="auto"))
+    train_retriever(config)
+    assert "precision: bf16-mixed" in (config.folder / "config.yaml").read_text()
+    assert train_retriever(replace(config, resume=True)) == config.folder

@@ -13,7 +13,7 @@ import polars as pl
 
 from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers
 from recsys.data.histories import Histories, numbered, open_histories, order_column
-from recsys.data.split import TRAIN, VALID, stage_of
+from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.tables import DataConfig, ItemsConfig, Tables, check
 
@@ -83,7 +83,7 @@ class Prepared:
             return np.bincount(self.histories.item[rows], minlength=len(self.catalogue))
         if self.queries is None:
             return np.zeros(len(self.catalogue), dtype=np.int64)
-        train = (self.queries.stage[self.queries.owner()] == TRAIN) & (self.queries.grade > 0)
+        train = (self.queries.stage[self.queries.owner()] < VALID) & (self.queries.grade > 0)
         return np.bincount(self.queries.item[train], minlength=len(self.catalogue))
 
 
@@ -172,6 +172,16 @@ def _rows_of(ids: pl.Series, keys: pl.Series, name: str) -> np.ndarray:
 
 
 def _query_stage(
+    frame: pl.DataFrame, config: DataConfig, user: np.ndarray, order: np.ndarray, histories: Histories | None
+) -> np.ndarray:
+    """The table's own split column or a hash cut; of the train queries, another hash cut is the second selection's."""
+    stage = _dealt_stage(frame, config, user, order, histories)
+    keys = frame[config.queries.id].to_list()
+    second = np.array([hash_share(f"second {key}") < config.split.second_queries for key in keys], dtype=np.bool_)
+    return np.where(second & (stage == TRAIN), SECOND, stage).astype(np.int8)
+
+
+def _dealt_stage(
     frame: pl.DataFrame, config: DataConfig, user: np.ndarray, order: np.ndarray, histories: Histories | None
 ) -> np.ndarray:
     """The table's own split column; or a hash cut of the query id, and what leads to a held-out row is held out."""

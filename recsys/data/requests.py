@@ -191,14 +191,14 @@ def validation_requests(data: Prepared, tasks: list[str], stage: int = VALID) ->
 def candidate_requests(data: Prepared, tasks: list[str]) -> list[tuple[str, Requests]]:
     """Everything that a retriever of these tasks is asked for the second selection: ("second" | "valid", requests).
 
-    A request's number is its place in all of them, one after the other: every target of the stage "second", the train
-    queries with a relevant item, then the valid users and the valid queries.
+    A request's number is its place in all of them, one after the other: every target of the stage "second", the
+    queries of train and second with a relevant item, then the valid users and the valid queries.
     """
     second = []
     if "next_item" in tasks and data.histories is not None:
         second.append(target_requests(data, SECOND))
     if "query_to_item" in tasks and data.queries is not None:
-        second.append(query_requests(data, _answered(data, TRAIN)))
+        second.append(query_requests(data, np.sort(np.concatenate([_answered(data, TRAIN), _answered(data, SECOND)]))))
     valid = validation_requests(data, tasks).values()
     return [("second", one) for one in second if len(one)] + [("valid", one) for one in valid]
 

@@ -104,6 +104,14 @@ class SplitConfig:
     """Number of each user's last train targets that the retriever is not trained on: the pruner learns from them."""
     valid_queries: float = 0.1
     """Share of queries dealt to valid by a hash of their id, where the queries table has no split column."""
+    second_queries: float = 0.0
+    """Share of the train queries, by a hash of their id, that the retriever is not trained on: only on lists that it has
+    not learnt by heart can its evidence be weighed and the pruner be calibrated."""
+
+    def __post_init__(self) -> None:
+        for name in ("valid_queries", "second_queries"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"split.{name} is {getattr(self, name)}; expected a share from 0 to below 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

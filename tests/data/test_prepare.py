@@ -388,6 +388,25 @@ def test_queries_are_cut_by_a_hash_of_their_id_that_no_other_row_moves(tmp_path)
     assert 0 <= hash_share("a") < 1
 
 
+def test_a_share_of_the_train_queries_is_kept_from_the_retriever(tmp_path):
+    table = {"query_id": range(1000), "query": ["word"] * 1000, "split": ["train"] * 800 + ["valid"] * 200}
+    root = write(tmp_path, items=ITEMS, interactions=INTERACTIONS, queries=table)
+    plain, kept = (
+        prepare(settings(root, split=SplitConfig(second_queries=share))).queries.stage for share in (0.0, 0.3)
+    )
+    assert (plain == np.repeat([TRAIN, VALID], [800, 200])).all()
+    assert (kept[800:] == VALID).all()
+    assert 180 < (kept == SECOND).sum() < 300
+    assert set(kept[:800].tolist()) == {TRAIN, SECOND}
+
+
+@pytest.mark.parametrize("name", ["valid_queries", "second_queries"])
+def test_a_share_of_all_queries_or_below_none_is_refused(name):
+    for share in (1.0, -0.1):
+        with pytest.raises(InputError, match=f"split.{name}"):
+            SplitConfig(**{name: share})
+
+
 def test_a_search_that_leads_to_a_held_out_row_is_held_out_with_it(tmp_path):
     rows = {"user_id": ["u"] * 6, "item_id": list("abdabd"), "timestamp": range(6)}
     when = [0.5, 2.5, 3.5, 4.0, 4.5, 9.0, None]

@@ -242,6 +242,13 @@ def test_requests_are_second_targets_then_train_queries_then_valid_users_and_que
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
+def test_queries_kept_from_the_retriever_are_asked_among_the_train_queries(tmp_path):
+    data = made_up(tmp_path / "data", SplitConfig(by="last", second_queries=0.3))
+    (_, asked), _ = candidate_requests(data, ["query_to_item"])
+    assert set(data.queries.stage[asked.queries].tolist()) == {TRAIN, SECOND}
+    assert (np.diff(asked.queries) > 0).all()
+
+
 def test_a_task_that_the_retriever_does_not_have_is_not_asked(cascade):
     users, queries = (candidate_requests(cascade.data, [task]) for task in ("next_item", "query_to_item"))
     assert [stage for stage, _ in users] == [stage for stage, _ in queries] == ["second", "valid"]

@@ -17,7 +17,9 @@ from recsys.models.pruner import DecisionConfig, Pruner, decide
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import retrieve
 from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
+from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.lexical import LexicalConfig
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 
@@ -75,16 +77,21 @@ class Cascade:
     pruner: OpenPruner | None
     item_vectors: np.ndarray  # [N, D] float32
     index: ItemIndex
+    hybrid: Hybrid | None
+    """What queries are also answered from."""
     top_k: int
     decision: DecisionConfig
     fingerprint: str
     """Of the models, the data and how the lists are cut."""
 
     @classmethod
-    def open(cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig) -> Self:
+    def open(
+        cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
+        lexical: LexicalConfig | None = None,
+    ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue.
 
-        A `decision` that says nothing leaves it to the pruner's own.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is for whom queries are asked of.
         """
         if pruner is None and decision.probability is not None:
             remedy = "set pruner: RUN, or decide by decision.top alone"
@@ -94,10 +101,13 @@ class Cascade:
         if second is not None and decision == DecisionConfig():
             decision = second.model.decision
         vectors = embed_items(first)
+        index = ItemIndex.build(vectors)
+        hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)
         models = [folder_hash(one.folder) for one in (first, second) if one is not None]
+        made_from = models, first.data.hash, top_k, asdict(decision), *([hybrid.settings] if hybrid else [])
         return cls(
-            config=config, retriever=first, pruner=second, item_vectors=vectors, index=ItemIndex.build(vectors),
-            top_k=top_k, decision=decision, fingerprint=fingerprint(models, first.data.hash, top_k, asdict(decision)),
+            config=config, retriever=first, pruner=second, item_vectors=vectors, index=index, hybrid=hybrid,
+            top_k=top_k, decision=decision, fingerprint=fingerprint(*made_from),
         )  # fmt: skip
 
     @property
@@ -112,7 +122,7 @@ class Cascade:
 
     def recommend(self, requests: Requests) -> Lists:
         """The lists of some requests."""
-        found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k)
+        found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
         if self.pruner is None:
             kept = slice(self.decision.top or self.top_k)
             return Lists(

@@ -1,8 +1,9 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -45,6 +46,8 @@ class OpenPruner:
     words: TextReader | None
     features: Features
     pairs: PairTexts | None
+    lexical: dict[str, Any] | None
+    """How the lists that it learnt from were fused with a lexical source's; None: they were not."""
 
     @classmethod
     def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
@@ -60,7 +63,9 @@ class OpenPruner:
         words = None if model.config.reads_pairs else TextReader.open(folder, model, config.cache)
         features = open_features(words, retriever.data, config)
         pairs = open_pairs(folder, model, retriever.data, config)
-        return cls(folder=folder, model=model, words=words, features=features, pairs=pairs)
+        path = folder / "lexical.json"
+        lexical = json.loads(path.read_text()) if path.is_file() else None
+        return cls(folder=folder, model=model, words=words, features=features, pairs=pairs, lexical=lexical)
 
 
 def _learnt(codes: Codes) -> Codes:
@@ -135,6 +140,15 @@ class Cascade:
         )  # fmt: skip
         chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
         return prune(found.items, found.scores, logits, chances, self.decision)
+
+    def fusion_fault(self) -> str:
+        """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""
+        here = None if self.hybrid is None else self.hybrid.settings
+        if self.pruner is None or self.pruner.lexical == here:
+            return ""
+        learnt, found = (f"lexical: {one}" if one else "no lexical source" for one in (self.pruner.lexical, here))
+        remedy = "its probabilities may be off; use the same here, or train it on candidates that are made so"
+        return f"{self.pruner.folder} has learnt from lists made with {learnt}; here there is {found}: {remedy}."
 
     def about(self, data: Prepared, text: str | None = None) -> Self:
         """The same models and catalogue, asked about other users, or one query that is the only one of `data`."""

@@ -148,6 +148,8 @@ def _search(config: InferRun) -> Path:
     if "queries" in data.tables and "relevance" not in data.tables:
         data = replace(data, tables={**data.tables, "relevance": ""})  # the root's relevance is of other queries
     cascade, folder = _open(config, data, config.lexical), _output(config, "results")
+    if cascade.fusion_fault():
+        print(cascade.fusion_fault(), file=sys.stderr)
     queries, table = cascade.data.queries, cascade.data.tables.queries
     if queries is None or table is None:
         remedy = "name one: --data.tables.queries=FILE"

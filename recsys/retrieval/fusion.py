@@ -56,7 +56,7 @@ def standardise(scores: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def best_first(union: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """[B, U] int64: the order of each union's columns by falling score, equal ones to the smaller item, padding last."""
+    """[B, U] int64: each union's columns by falling score; equal scores to the smaller item, padding last."""
     return np.argsort(np.where(union >= 0, -scores, np.inf), axis=1, kind="stable")
 
 

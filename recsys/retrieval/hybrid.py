@@ -60,7 +60,9 @@ class Hybrid:
         users = np.concatenate(list(embed_requests(retriever, items, requests)))
         none = [np.zeros(0, dtype=np.int64)] * len(requests)
         proposed, _ = index.search(users, min(k, len(index)), none)
-        return replace(made, config=replace(config, weight=made.best_weight(retriever.data, requests, users, items, proposed)))
+        return replace(
+            made, config=replace(config, weight=made.best_weight(retriever.data, requests, users, items, proposed))
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

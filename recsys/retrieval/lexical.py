@@ -34,11 +34,12 @@ class LexicalConfig:
     """Words that count nowhere: English ones, or none; frequent words weigh little anyway."""
     candidates: int = 100
     """Items that BM25 proposes for a query, beside those of the retriever."""
-    fuse: Literal["rank", "weight"] = "rank"
-    """rank: reciprocal rank fusion. weight: z(retriever) + weight * z(BM25), standardised over the candidates of both."""
-    weight: float | None = None
-    """Of BM25 (fuse weight). null: the best on train queries. A retriever that has learnt from those scores them better
-    than any other query, so that what is found is too small; set a number (1: both count alike) where that matters."""
+    fuse: Literal["rank", "weight"] = "weight"
+    """weight: z(retriever) + weight * z(BM25), each standardised over the candidates of both lists. rank: reciprocal
+    rank fusion."""
+    weight: float | None = 0.75
+    """Of BM25 (fuse weight); 1: both count alike. null: the best on train queries. A retriever that has learnt from
+    those scores them better than any other query, so that the weight then found is too small."""
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:

@@ -44,14 +44,12 @@ def retrieve(
 
 def _fused(hybrid: Hybrid, retriever: OpenRetriever, items: np.ndarray, requests: Requests, plain: Found) -> Found:
     """The same lists, but those of queries fused with BM25's. A search hides nothing, so neither does this."""
-    rows = np.flatnonzero(requests.queries >= 0)
-    found = replace(plain, lexical=np.zeros(plain.scores.shape, dtype=np.float32))
+    rows, lexical = np.flatnonzero(requests.queries >= 0), np.zeros(plain.scores.shape, dtype=np.float32)
     if len(rows):
         texts = query_texts(retriever.data, requests.take(rows))
         fused = hybrid.fuse(texts, plain.users[rows], items, plain.items[rows])
-        for whole, values in zip((found.items, found.scores, found.lexical), fused, strict=True):
-            whole[rows] = values
-    return found
+        plain.items[rows], plain.scores[rows], lexical[rows] = fused.items, fused.scores, fused.lexical
+    return replace(plain, lexical=lexical)
 
 
 def write_candidates(

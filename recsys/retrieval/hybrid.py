@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from recsys.data.prepare import Prepared
-from recsys.data.requests import Requests, candidate_requests, join_requests
+from recsys.data.requests import Requests, candidate_requests, join_requests, seen_items
 from recsys.data.sampling import uniform
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_requests
@@ -17,6 +17,15 @@ from recsys.retrieval.lexical import LexicalConfig, LexicalIndex, best_scored
 _LEARNT_FROM = 2000  # train queries at most
 _WEIGHTS = np.arange(0, 61) / 20  # 0 to 3
 _CHOICE = 1_000_033  # seed of the hash that picks the queries: the same in every run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """One list for each of B queries, best first; equal scores to the smaller item."""
+
+    items: np.ndarray  # [B, K] int64, -1 padded
+    scores: np.ndarray  # [B, K] float32, -inf at padding
+    lexical: np.ndarray  # [B, K] float32 BM25 scores, 0 at padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +67,16 @@ class Hybrid:
             return made
         requests = _learnt_from(retriever.data)
         users = np.concatenate(list(embed_requests(retriever, items, requests)))
-        none = [np.zeros(0, dtype=np.int64)] * len(requests)
-        proposed, _ = index.search(users, min(k, len(index)), none)
-        return replace(
-            made, config=replace(config, weight=made.best_weight(retriever.data, requests, users, items, proposed))
-        )
+        proposed, _ = index.search(users, min(k, len(index)), seen_items(retriever.data, requests))
+        weight = made.best_weight(query_texts(retriever.data, requests), users, items, proposed, requests.target_rows)
+        return replace(made, config=replace(config, weight=weight))
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that its lists depend on, beside the texts."""
         return asdict(self.config)
 
-    def fuse(
-        self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def fuse(self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray) -> Fused:
         """The retriever's lists and BM25's as one, cut to the length of the retriever's.
 
         Args:
@@ -79,20 +84,21 @@ class Hybrid:
             users: [B, D] float32, their vectors.
             items: [N, D] float32, the items' vectors.
             proposed: [B, K] int64, the retriever's lists, best first, padded with -1.
-
-        Returns:
-            items [B, K] int64, their fused scores and their BM25 scores, both [B, K] float32; best first, equal ones to
-            the smaller item, -1, -inf and 0 at padding.
         """
         shape = proposed.shape
-        out = np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, np.float32), np.zeros(shape, np.float32)
+        found = Fused(
+            items=np.full(shape, -1, dtype=np.int64), scores=np.full(shape, -np.inf, dtype=np.float32),
+            lexical=np.zeros(shape, dtype=np.float32),
+        )  # fmt: skip
         for rows in self.index.blocks(len(texts)):
             pool = self._pool(texts[rows], users[rows], items, proposed[rows])
-            fused = self._fused(pool)
-            order = best_first(pool.union, fused)[:, : shape[1]]
-            for whole, values in zip(out, (pool.union, fused, pool.lexical), strict=True):
-                whole[rows, : order.shape[1]] = np.take_along_axis(values, order, 1)
-        return out
+            scores = self._scores(pool)
+            order = best_first(pool.union, scores)[:, : shape[1]]
+            width = order.shape[1]
+            found.items[rows, :width] = np.take_along_axis(pool.union, order, 1)
+            found.scores[rows, :width] = np.take_along_axis(scores, order, 1)
+            found.lexical[rows, :width] = np.take_along_axis(pool.lexical, order, 1)
+        return found
 
     def _pool(self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray) -> Pool:
         scores = self.index.scores(texts)
@@ -102,28 +108,28 @@ class Hybrid:
         dense = np.einsum("bud,bd->bu", items[union], users)
         return Pool(proposed=proposed, own=own, union=union, dense=dense, lexical=lexical)
 
-    def _fused(self, pool: Pool) -> np.ndarray:
-        """[B, U]"""
+    def _scores(self, pool: Pool) -> np.ndarray:
+        """[B, U] float64, -inf at padding."""
         if self.config.fuse == "rank":
             return reciprocal_rank(pool.union, pool.proposed, pool.own)
         assert self.config.weight is not None
         return weighted(pool.union, pool.dense, pool.lexical, self.config.weight)
 
     def best_weight(
-        self, data: Prepared, requests: Requests, users: np.ndarray, items: np.ndarray, proposed: np.ndarray
+        self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray, targets: list[np.ndarray]
     ) -> float:
-        """The weight of `_WEIGHTS` with the highest mean reciprocal rank of the first right item; the least of equals.
+        """The weight from 0 to 3 with the highest mean reciprocal rank of the first right item; the least of equals.
 
-        The arguments are those of `fuse`, and `requests` the queries with their answers. The retriever has learnt from
-        these queries, where it is trained: it is then trusted more than it deserves (see `LexicalConfig.weight`).
+        The arguments are those of `fuse`, and `targets` the right items of each query. A retriever that has learnt from
+        these queries is trusted more than it deserves (see `LexicalConfig.weight`).
         """
-        texts, totals = query_texts(data, requests), np.zeros(len(_WEIGHTS))
+        totals = np.zeros(len(_WEIGHTS))
         for rows in self.index.blocks(len(texts)):
             pool = self._pool(texts[rows], users[rows], items, proposed[rows])
-            right = [np.isin(one, targets) for one, targets in zip(pool.union, requests.target_rows[rows], strict=True)]
+            right = np.stack([np.isin(one, own) for one, own in zip(pool.union, targets[rows], strict=True)])
             for number, weight in enumerate(_WEIGHTS):
-                order = best_first(pool.union, weighted(pool.union, pool.dense, pool.lexical, weight))
-                totals[number] += reciprocal_rank_of_first(order, np.stack(right)).sum()
+                scores = weighted(pool.union, pool.dense, pool.lexical, weight)
+                totals[number] += reciprocal_rank_of_first(best_first(pool.union, scores), right).sum()
         return float(_WEIGHTS[totals.argmax()])
 
 

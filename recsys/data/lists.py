@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,11 +45,14 @@ class CandidateLists:
     label: np.ndarray  # [candidates] float32
     item_vectors: np.ndarray  # [N, D] float32
     user_vectors: np.ndarray  # [R, D] float32
+    lexical: dict[str, Any] | None
+    """How the lists of queries were fused with a lexical source's; None: they are the retriever's own."""
 
     @classmethod
     def read(cls, folder: Path, data: Prepared) -> "CandidateLists":
         """Open what the inference stage `candidates` wrote; InputError if it is not whole or not of this data set."""
-        groups = candidate_requests(data, _source(folder, data)["tasks"])
+        source = _source(folder, data)
+        groups = candidate_requests(data, source["tasks"])
         if not any(stage == "second" for stage, _ in groups):
             remedy = "set data.split.second to 1 or more before the retriever is trained"
             raise InputError(f"The pruner has nothing to learn from: {remedy}.")
@@ -61,7 +65,7 @@ class CandidateLists:
         return cls(
             requests=requests, sets=_sets(groups), offsets=np.concatenate([[0], np.cumsum(counts)]),
             item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(),
-            item_vectors=items, user_vectors=users,
+            item_vectors=items, user_vectors=users, lexical=source.get("lexical"),
         )  # fmt: skip
 
     def table(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,8 +1,9 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,9 @@ from recsys.models.pruner import DecisionConfig, Pruner, decide
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import retrieve
 from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
+from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.lexical import LexicalConfig
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 
@@ -43,6 +46,8 @@ class OpenPruner:
     words: TextReader | None
     features: Features
     pairs: PairTexts | None
+    lexical: dict[str, Any] | None
+    """How the lists that it learnt from were fused with a lexical source's; None: they were not."""
 
     @classmethod
     def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
@@ -58,7 +63,9 @@ class OpenPruner:
         words = None if model.config.reads_pairs else TextReader.open(folder, model, config.cache)
         features = open_features(words, retriever.data, config)
         pairs = open_pairs(folder, model, retriever.data, config)
-        return cls(folder=folder, model=model, words=words, features=features, pairs=pairs)
+        path = folder / "lexical.json"
+        lexical = json.loads(path.read_text()) if path.is_file() else None
+        return cls(folder=folder, model=model, words=words, features=features, pairs=pairs, lexical=lexical)
 
 
 def _learnt(codes: Codes) -> Codes:
@@ -75,16 +82,21 @@ class Cascade:
     pruner: OpenPruner | None
     item_vectors: np.ndarray  # [N, D] float32
     index: ItemIndex
+    hybrid: Hybrid | None
+    """What queries are also answered from."""
     top_k: int
     decision: DecisionConfig
     fingerprint: str
     """Of the models, the data and how the lists are cut."""
 
     @classmethod
-    def open(cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig) -> Self:
+    def open(
+        cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
+        lexical: LexicalConfig | None = None,
+    ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue.
 
-        A `decision` that says nothing leaves it to the pruner's own.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is for whom queries are asked of.
         """
         if pruner is None and decision.probability is not None:
             remedy = "set pruner: RUN, or decide by decision.top alone"
@@ -94,10 +106,13 @@ class Cascade:
         if second is not None and decision == DecisionConfig():
             decision = second.model.decision
         vectors = embed_items(first)
+        index = ItemIndex.build(vectors)
+        hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)
         models = [folder_hash(one.folder) for one in (first, second) if one is not None]
+        made_from = models, first.data.hash, top_k, asdict(decision), *([hybrid.settings] if hybrid else [])
         return cls(
-            config=config, retriever=first, pruner=second, item_vectors=vectors, index=ItemIndex.build(vectors),
-            top_k=top_k, decision=decision, fingerprint=fingerprint(models, first.data.hash, top_k, asdict(decision)),
+            config=config, retriever=first, pruner=second, item_vectors=vectors, index=index, hybrid=hybrid,
+            top_k=top_k, decision=decision, fingerprint=fingerprint(*made_from),
         )  # fmt: skip
 
     @property
@@ -112,7 +127,7 @@ class Cascade:
 
     def recommend(self, requests: Requests) -> Lists:
         """The lists of some requests."""
-        found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k)
+        found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
         if self.pruner is None:
             kept = slice(self.decision.top or self.top_k)
             return Lists(
@@ -125,6 +140,15 @@ class Cascade:
         )  # fmt: skip
         chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
         return prune(found.items, found.scores, logits, chances, self.decision)
+
+    def fusion_fault(self) -> str:
+        """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""
+        here = None if self.hybrid is None else self.hybrid.settings
+        if self.pruner is None or self.pruner.lexical == here:
+            return ""
+        learnt, found = (f"lexical: {one}" if one else "no lexical source" for one in (self.pruner.lexical, here))
+        remedy = "its probabilities may be off; use the same here, or train it on candidates that are made so"
+        return f"{self.pruner.folder} has learnt from lists made with {learnt}; here there is {found}: {remedy}."
 
     def about(self, data: Prepared, text: str | None = None) -> Self:
         """The same models and catalogue, asked about other users, or one query that is the only one of `data`."""

@@ -22,11 +22,13 @@ from recsys.models.pruner import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists
 from recsys.recommend.samples import write_samples
+from recsys.recommend.sources import SOURCES, report_sources
 from recsys.results import read_results, stage, write_stages
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
 from recsys.retrieval.index import set_search_threads
+from recsys.retrieval.lexical import LexicalConfig
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
@@ -52,6 +54,8 @@ class InferRun:
     """The tables to serve; roles as in the retriever's config."""
     candidates: int = 100
     """Items that the retriever proposes for each request."""
+    lexical: LexicalConfig | None = None
+    """BM25 as a second source for queries; its list and the retriever's become one of as many; null: none."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
     users: str | None = None
@@ -115,13 +119,17 @@ def run_stage(name: str, config: InferRun) -> Path:
 
 def _candidates(config: InferRun) -> Path:
     retriever, folder = OpenRetriever.open(Path(config.retriever), config.data), _output(config, "candidates")
-    count = write_candidates(retriever, folder, top_k=config.candidates, overwrite=config.overwrite)
+    count = write_candidates(
+        retriever, folder, top_k=config.candidates, overwrite=config.overwrite, lexical=config.lexical
+    )
     print(f"{count:,} requests x {config.candidates} candidates -> {folder}", file=sys.stderr)
+    if config.lexical is not None and config.evaluate:
+        report_sources(config.folder, Path(config.retriever), retriever.data, folder, config.lexical)
     return folder
 
 
 def _recommend(config: InferRun) -> Path:
-    cascade, folder = _open(config, config.data), _output(config, "recommendations")
+    cascade, folder = _open(config, config.data, lexical=None), _output(config, "recommendations")
     users, until = _wanted_users(config, cascade), config.data.history.until
     requests = serving_requests(cascade.data, until, users)
     ids = cascade.data.tables.users[config.data.users.id].gather(users)
@@ -139,7 +147,9 @@ def _search(config: InferRun) -> Path:
     data = config.data
     if "queries" in data.tables and "relevance" not in data.tables:
         data = replace(data, tables={**data.tables, "relevance": ""})  # the root's relevance is of other queries
-    cascade, folder = _open(config, data), _output(config, "results")
+    cascade, folder = _open(config, data, config.lexical), _output(config, "results")
+    if cascade.fusion_fault():
+        print(cascade.fusion_fault(), file=sys.stderr)
     queries, table = cascade.data.queries, cascade.data.tables.queries
     if queries is None or table is None:
         remedy = "name one: --data.tables.queries=FILE"
@@ -159,8 +169,8 @@ def _export(config: InferRun) -> Path:
     return export_text_tower(Path(config.retriever) / "model", folder, overwrite=config.overwrite)
 
 
-def _open(config: InferRun, data: DataConfig) -> Cascade:
-    return Cascade.open(config.retriever, config.pruner, data, config.candidates, config.decision)
+def _open(config: InferRun, data: DataConfig, lexical: LexicalConfig | None) -> Cascade:
+    return Cascade.open(config.retriever, config.pruner, data, config.candidates, config.decision, lexical)
 
 
 def _output(config: InferRun, name: str) -> Path:
@@ -263,7 +273,8 @@ def _report_quality(config: InferRun, cascade: Cascade, work: Work, parts: Parts
     lists = evaluate_lists(cascade, work.requests, work.ids, parts, part=config.part)
     baselines = evaluate_baselines(cascade, work.requests).items()
     stages = [stage(name, metrics, spent) for name, (metrics, spent) in baselines]
-    for kind, run in (("retriever", config.retriever), ("pruner", config.pruner)):
+    runs = (("retriever", config.retriever), *((name, config.folder) for name in SOURCES), ("pruner", config.pruner))
+    for kind, run in runs:
         trained = read_results(Path(run))["stages"] if run else []
         stages += [one for one in trained if one["name"].startswith(kind)]
     name = "retrieved lists" if config.pruner is None else "pruned lists"

@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,9 @@ import yaml
 from recsys.data.requests import Requests, candidate_requests, seen_items
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
+from recsys.retrieval.hybrid import Hybrid, query_texts
 from recsys.retrieval.index import ItemIndex
+from recsys.retrieval.lexical import LexicalConfig
 from recsys.shards import Parts, fingerprint, folder_hash, write_atomic
 
 
@@ -23,18 +25,40 @@ class Found:
     items: np.ndarray  # [B, K] int64, -1 padded
     scores: np.ndarray  # [B, K] float32
     users: np.ndarray  # [B, D] float32, vectors of the requests
+    lexical: np.ndarray | None = None  # [B, K] float32 BM25 scores, 0 without a query; None: no lexical source
 
 
-def retrieve(retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, k: int) -> Found:
-    """The k nearest unseen items of each request; `items` are the vectors in the index."""
+def retrieve(
+    retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, k: int,
+    hybrid: Hybrid | None = None,
+) -> Found:  # fmt: skip
+    """The k nearest unseen items of each request; `items` are the vectors in the index.
+
+    With `hybrid`, a query's list is the fused one, and its scores are the fused ones; other requests are as without.
+    """
     vectors = np.concatenate(list(embed_requests(retriever, items, requests)))
     found, scores = index.search(vectors, min(k, len(index)), seen_items(retriever.data, requests))
-    return Found(items=found, scores=scores, users=vectors)
+    plain = Found(items=found, scores=scores, users=vectors)
+    return plain if hybrid is None else _fused(hybrid, retriever, items, requests, plain)
 
 
-def write_candidates(retriever: OpenRetriever, folder: Path, *, top_k: int, overwrite: bool, part: int = 2048) -> int:
+def _fused(hybrid: Hybrid, retriever: OpenRetriever, items: np.ndarray, requests: Requests, plain: Found) -> Found:
+    """The same lists, but those of queries fused with BM25's. A search hides nothing, so neither does this."""
+    rows, lexical = np.flatnonzero(requests.queries >= 0), np.zeros(plain.scores.shape, dtype=np.float32)
+    if len(rows):
+        texts = query_texts(retriever.data, requests.take(rows))
+        fused = hybrid.fuse(texts, plain.users[rows], items, plain.items[rows])
+        plain.items[rows], plain.scores[rows], lexical[rows] = fused.items, fused.scores, fused.lexical
+    return replace(plain, lexical=lexical)
+
+
+def write_candidates(
+    retriever: OpenRetriever, folder: Path, *, top_k: int, overwrite: bool, part: int = 2048,
+    lexical: LexicalConfig | None = None,
+) -> int:  # fmt: skip
     """Write candidates, item vectors and request vectors to `folder`; returns the number of requests.
 
+    With `lexical`, queries have the lists that are fused with BM25's, and source.json says how.
     Files: part-*.parquet (request, stage, item, rank, score, label), item_vectors.npy [N, D],
     user_vectors.npy [requests, D] and, last of all, source.json. A folder that is whole is left as it is.
     """
@@ -44,13 +68,17 @@ def write_candidates(retriever: OpenRetriever, folder: Path, *, top_k: int, over
         remedy = "set data.split.second to 1 or more before the retriever is trained"
         raise InputError(f"No row is kept for a pruner to learn from: {remedy}, or give queries with relevance.")
     inputs = folder_hash(retriever.folder), retriever.data.hash, features.max_items, features.searches is not None
-    parts = Parts.open(folder, fingerprint(inputs, top_k, tasks), overwrite=overwrite)
+    made_from = inputs, top_k, tasks, *([asdict(lexical)] if lexical is not None else [])
+    parts = Parts.open(folder, fingerprint(*made_from), overwrite=overwrite)
     if not (folder / "source.json").is_file():
         items = embed_items(retriever)
-        users = _write_parts(retriever, parts, items, _pieces(groups, part), top_k)
+        index = ItemIndex.build(items)
+        hybrid = None if lexical is None else Hybrid.open(lexical, retriever, index, items, top_k)
+        users = _write_parts(retriever, parts, index, items, _pieces(groups, part), top_k, hybrid)
         _save(folder / "item_vectors.npy", items)
         _save(folder / "user_vectors.npy", users)
         source = {"retriever": str(retriever.folder), "data": retriever.data.hash, "tasks": tasks, "top_k": top_k}
+        source |= {} if hybrid is None else {"lexical": hybrid.settings}
         write_atomic(folder / "source.json", json.dumps(source))
     return sum(len(requests) for _, requests in groups)
 
@@ -73,12 +101,13 @@ def _pieces(groups: list[tuple[str, Requests]], size: int) -> list[tuple[str, Re
 
 
 def _write_parts(
-    retriever: OpenRetriever, parts: Parts, items: np.ndarray, pieces: list[tuple[str, Requests]], top_k: int
-) -> np.ndarray:
+    retriever: OpenRetriever, parts: Parts, index: ItemIndex, items: np.ndarray, pieces: list[tuple[str, Requests]],
+    top_k: int, hybrid: Hybrid | None,
+) -> np.ndarray:  # fmt: skip
     """Write what is not there yet; returns the vectors of all requests, [requests, D] float32."""
-    index, vectors, first = ItemIndex.build(items), [], 0
+    vectors, first = [], 0
     for number, (stage, requests) in enumerate(pieces):
-        found = retrieve(retriever, index, items, requests, top_k)
+        found = retrieve(retriever, index, items, requests, top_k, hybrid)
         if not parts.finished(number):
             parts.write(number, _frame(requests, found, stage, first))
         vectors.append(found.users)

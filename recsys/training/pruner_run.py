@@ -1,5 +1,6 @@
 """The pruner's run, from the retriever's candidates to a calibrated model folder."""
 
+import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.results import add_stage
+from recsys.shards import write_atomic
 from recsys.tables import DataConfig
 from recsys.training.pruner import LossMix, PrunerTraining
 from recsys.training.retriever_run import sizes, text_sources
@@ -85,7 +87,7 @@ def train_pruner(config: PrunerRun) -> Path:
     trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     calibrate(model, read(rows=held), config.decision)
     seconds = time.perf_counter() - begin
-    publish_model(config.folder, partial(_export, model, data, tokenizer))
+    publish_model(config.folder, partial(_export, model, data, tokenizer, lists.lexical))
     if valid:
         trainer.validate(module, datamodule=loaders, verbose=False)
     for name, numbers in valid.items():
@@ -190,8 +192,13 @@ def _valid_loaders(read: Any, rows: list[np.ndarray], rank: int, world: int) -> 
     return [_Batches(read, one, rank, world) for one in rows]
 
 
-def _export(model: Pruner, data: Prepared, tokenizer: PreTrainedTokenizerFast | None, folder: Path) -> None:
+def _export(
+    model: Pruner, data: Prepared, tokenizer: PreTrainedTokenizerFast | None, lexical: dict[str, Any] | None,
+    folder: Path,
+) -> None:  # fmt: skip
     save_pruner(model, folder)
     data.codes.save(folder / "codes.json")
+    if lexical is not None:
+        write_atomic(folder / "lexical.json", json.dumps(lexical))
     if tokenizer is not None:
         tokenizer.save_pretrained(folder / "text")

@@ -1,7 +1,7 @@
 """Do the probabilities mean what they say, and three ways to make a score mean it: Platt, temperature, isotonic."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -107,7 +107,8 @@ def fit_isotonic(logits: Tensor, labels: Tensor) -> tuple[list[float], list[floa
         raise ValueError("Found no scored row to calibrate on; expected at least one.")
     right = (labels.detach() > 0).double().sort(descending=True)
     ordered, order = logits.detach().double()[right.indices].sort(stable=True)  # equal logits: ones first, so one block
-    rows: list[list[float]] = torch.stack([ordered, right.values[order]], 1).tolist()  # pyright: ignore[reportUnknownMemberType]
+    table = torch.stack([ordered, right.values[order]], dim=1)
+    rows = cast("list[list[float]]", table.tolist())  # pyright: ignore[reportUnknownMemberType]
     blocks: list[_Block] = []
     for logit, one in rows:
         block = _Block(logit, logit, int(one), 1)

@@ -35,6 +35,14 @@ class PruningCurve:
         being half a win (the area under the ROC curve). NaN where there is none of one kind."""
         return float(torch.trapezoid(self.kept, self.dropped)) if self._of_both() else math.nan
 
+    def thinned(self, most: int) -> "PruningCurve":
+        """The best point of each share kept, and of these at most `most`, evenly spread, both ends included."""
+        after = torch.cat([self.kept[1:], self.kept.new_full((1,), -1)])
+        best = (after < self.kept).nonzero()[:, 0]
+        spread = torch.linspace(0, len(best) - 1, min(most, len(best)), dtype=torch.float64).round().long()
+        some = best[spread.to(best.device)]
+        return PruningCurve(threshold=self.threshold[some], kept=self.kept[some], dropped=self.dropped[some])
+
     def _of_both(self) -> bool:
         return not bool((self.kept + self.dropped).isnan().any())
 

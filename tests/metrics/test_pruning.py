@@ -101,3 +101,18 @@ def test_a_loss_needs_so_many_relevant_candidates_and_not_one_less(loss: float) 
     safe_threshold(torch.rand(least), torch.ones(least), loss)
     with pytest.raises(ValueError, match=f"at least {least}"):
         safe_threshold(torch.rand(least - 1), torch.ones(least - 1), loss)
+
+
+def test_a_thinned_curve_holds_the_best_points_and_both_ends() -> None:
+    score, label = drawn(3000, levels=2000)
+    curve = pruning_curve(score, label)
+    whole, thin = curve.thinned(10_000), curve.thinned(40)
+    assert [curve.dropped_at(keep) for keep in whole.kept.tolist()] == whole.dropped.tolist()
+    assert len(set(whole.kept.tolist())) == len(whole.kept) == int((label > 0).sum()) + 1 - ties(score[label > 0])
+    assert len(thin.kept) == 40
+    assert set(thin.kept.tolist()) <= set(whole.kept.tolist())
+    assert (thin.kept[0], thin.kept[-1], thin.dropped[-1]) == (1, 0, 1)
+
+
+def ties(score: Tensor) -> int:
+    return len(score) - len(set(score.tolist()))

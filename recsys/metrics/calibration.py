@@ -1,4 +1,7 @@
-"""Do the probabilities mean what they say, and the two numbers that make a score mean it."""
+"""Do the probabilities mean what they say, and three ways to make a score mean it: Platt, temperature, isotonic."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -8,28 +11,45 @@ _STEPS = 100
 _RIDGE = 1e-12  # keeps the Hessian invertible when all scores are equal
 
 
-def expected_calibration_error(prob: Tensor, label: Tensor, bins: int = 15) -> float:
-    """Mean gap between what was predicted and what happened, over bins of equal *mass* (about n / bins rows each).
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """Bins of rows with neighbouring probabilities, rising; only bins that hold a row."""
 
-    sum over bins of |sum of labels - sum of probabilities| / n. Equal mass, not equal width: pruners mostly give small
-    probabilities, which equal widths would put into one bin. Rows of equal probability stay in one bin (that of the
-    first), so the order of rows means nothing and a constant prediction is one bin.
+    predicted: Tensor  # [bins] float64, mean probability
+    happened: Tensor  # [bins] float64, share of rows with label 1
+    count: Tensor  # [bins] int64, rows
+
+
+def reliability(prob: Tensor, label: Tensor, bins: int = 15) -> Reliability:
+    """What was predicted beside what happened, in bins of equal *mass* (about n / bins rows each).
+
+    Equal mass, not equal width: pruners mostly give small probabilities, which equal widths would put into one bin.
+    Rows of equal probability stay in one bin (that of the first), so the order of rows means nothing and a constant
+    prediction is one bin.
 
     Args:
         prob: [n] in 0..1.
         label: [n] 0 or 1.
-        bins: how many bins.
+        bins: how many bins at most.
+    """
+    rows = max(prob.numel(), 1)
+    ordered, order = prob.double().sort(stable=True)
+    place = torch.searchsorted(ordered, ordered) * bins // rows  # by the first row with this probability
+    count = torch.bincount(place, minlength=bins)
+    sums = [ordered.new_zeros(bins).index_add(0, place, values) for values in (ordered, label[order].double())]
+    predicted, happened = (total[count > 0] / count[count > 0] for total in sums)
+    return Reliability(predicted=predicted, happened=happened, count=count[count > 0])
+
+
+def expected_calibration_error(prob: Tensor, label: Tensor, bins: int = 15) -> float:
+    """Mean gap between what was predicted and what happened, over the bins of `reliability`, by their rows.
 
     Returns:
         0..1, 0 is perfect; NaN for n = 0.
     """
-    rows = prob.numel()
-    if not rows:
-        return float("nan")
-    ordered, order = prob.double().sort(stable=True)
-    first = torch.searchsorted(ordered, ordered)  # place of the first row with this probability
-    gap = ordered.new_zeros(bins).index_add(0, first * bins // rows, label[order].double() - ordered)
-    return float(gap.abs().sum()) / rows
+    found = reliability(prob, label, bins)
+    gap = (found.happened - found.predicted).abs() * found.count
+    return float(gap.sum()) / prob.numel() if prob.numel() else float("nan")
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -55,6 +75,63 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return float(slope / width), float(offset - slope * centre / width)
 
 
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The scale for which sigmoid(scale * logit) is the most likely probability of the labels; 1 / scale is known as
+    the temperature (Guo et al. 2017). Arguments, smoothing and errors as in `fit_platt`.
+    """
+    if not logits.numel():
+        raise ValueError("Found no scored row to calibrate on; expected at least one.")
+    score = logits.detach().double()
+    width = score.square().mean().sqrt().clamp_min(1e-6)
+    return float(_newton((score / width).unsqueeze(1), _smoothed(labels.detach() > 0))[0] / width)
+
+
+def fit_isotonic(logits: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
+    """The never falling function of the logit that is nearest to the labels by squares, as corners of straight lines.
+
+    Pool adjacent violators (Ayer et al. 1955; Zadrozny and Elkan 2002): neighbours that stand in the wrong order are
+    merged into a block at their mean. A block is one corner at its lowest and one at its highest logit; equal logits
+    are one row. It follows any shape, at the price of more rows than Platt's two numbers ask for.
+
+    Args:
+        logits: [n] finite scores.
+        labels: [n] 0 or 1.
+
+    Returns:
+        Logits, rising, and their probabilities, never falling.
+
+    Raises:
+        ValueError: without a row there is nothing to fit.
+    """
+    if not logits.numel():
+        raise ValueError("Found no scored row to calibrate on; expected at least one.")
+    right = (labels.detach() > 0).double().sort(descending=True)
+    ordered, order = logits.detach().double()[right.indices].sort(stable=True)  # equal logits: ones first, so one block
+    table = torch.stack([ordered, right.values[order]], dim=1)
+    rows = cast("list[list[float]]", table.tolist())  # pyright: ignore[reportUnknownMemberType]
+    blocks: list[_Block] = []
+    for logit, one in rows:
+        block = _Block(logit, logit, int(one), 1)
+        while blocks and blocks[-1].not_below(block):
+            block = blocks.pop().joined(block)
+        blocks.append(block)
+    corners = [(end, block.ones / block.rows) for block in blocks for end in sorted({block.low, block.high})]
+    return [logit for logit, _ in corners], [chance for _, chance in corners]
+
+
+class _Block(NamedTuple):
+    low: float  # logits
+    high: float
+    ones: int
+    rows: int
+
+    def not_below(self, other: "_Block") -> bool:
+        return self.ones * other.rows >= other.ones * self.rows  # shares, compared as whole numbers
+
+    def joined(self, other: "_Block") -> "_Block":
+        return _Block(self.low, other.high, self.ones + other.ones, self.rows + other.rows)
+
+
 def _smoothed(positive: Tensor) -> Tensor:
     ones = int(positive.sum())
     high, low = (ones + 1) / (ones + 2), 1 / (positive.numel() - ones + 2)
@@ -62,9 +139,9 @@ def _smoothed(positive: Tensor) -> Tensor:
 
 
 def _newton(features: Tensor, target: Tensor) -> Tensor:
-    """Weights [2] that minimise the mean cross-entropy of features [n, 2] against soft targets [n]."""
-    weights = features.new_zeros(2)
-    ridge = _RIDGE * torch.eye(2, dtype=features.dtype, device=features.device)
+    """Weights [F] that minimise the mean cross-entropy of features [n, F] against soft targets [n]."""
+    weights = features.new_zeros(features.shape[1])
+    ridge = _RIDGE * torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
     for _ in range(_STEPS):
         prob = torch.sigmoid(features @ weights)
         gradient = features.T @ (prob - target) / len(target)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from recsys.config import TextConfig
 from recsys.errors import InputError
+from recsys.models.decision import Calibration, DecisionConfig, Promises
 from recsys.models.history import HistoryEncoderConfig
-from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
+from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 
@@ -56,6 +57,7 @@ def save_pruner(model: Pruner, folder: Path) -> None:
         "vector_width": model.vector_width,
     }
     content |= {**asdict(model.calibration), "decision": asdict(model.decision)}
+    content["promises"] = asdict(model.promises) if model.promises else None
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
     if model.text is not None:
@@ -65,16 +67,28 @@ def save_pruner(model: Pruner, folder: Path) -> None:
 def load_pruner(folder: Path) -> Pruner:
     """Read what `save_pruner` wrote, in evaluation mode."""
     content = read_config(folder, "pruner")
-    values: dict[str, Any] = content["config"]
-    text = TextConfig(**values.pop("text")) if values.get("text") else values.pop("text")
-    encoder = TextEncoder.load(folder / "text", text) if text else None
-    model = Pruner(
-        PrunerConfig(**values, text=text), Sizes(**content["sizes"]), encoder, vector_width=content["vector_width"]
-    )
-    load_weights(model, folder / "model.safetensors")
-    model.calibration = Calibration(scale=content["scale"], shift=content["shift"])
-    model.decision = DecisionConfig(**content["decision"])
+    with _described(folder):
+        values: dict[str, Any] = content["config"]
+        text = TextConfig(**values["text"]) if values["text"] else None
+        config, sizes = PrunerConfig(**{**values, "text": text}), Sizes(**content["sizes"])
+        width, calibration = content["vector_width"], _calibration(content)
+        decision, promises = DecisionConfig(**content["decision"]), _promises(content.get("promises"))
+    encoder = TextEncoder.load(Path(folder) / "text", text) if text else None
+    model = Pruner(config, sizes, encoder, vector_width=width)
+    load_weights(model, Path(folder) / "model.safetensors")
+    model.calibration, model.decision, model.promises = calibration, decision, promises
     return model.eval()
+
+
+def _calibration(content: dict[str, Any]) -> Calibration:
+    corners = tuple((logit, chance) for logit, chance in content.get("corners", ()))  # older folders have none
+    return Calibration(scale=content["scale"], shift=content["shift"], corners=corners)
+
+
+def _promises(content: dict[str, Any] | None) -> Promises | None:
+    if content is None:  # not calibrated, or an older folder
+        return None
+    return Promises(**{**content, "thresholds": tuple((loss, chance) for loss, chance in content["thresholds"])})
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:
@@ -101,7 +115,7 @@ def _described(folder: Path) -> Generator[None]:
     """Turn a key that config.json lacks or should not have into one sentence."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         path = Path(folder) / "config.json"
         raise InputError(
             f"{path} does not describe a model of this version ({error}); export the model again."

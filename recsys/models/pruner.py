@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recsys.batch import PrunerBatch, TextBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
+from recsys.models.decision import Calibration, DecisionConfig, Promises
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -54,51 +55,6 @@ class PrunerConfig:
         return self.text is not None and self.text.mode != "frozen"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecisionConfig:
-    """Which candidates stay. Both set: those that pass both. None set: all, in their new order."""
-
-    top: int | None = None
-    """Keep the m most probable."""
-    probability: float | None = None
-    """Keep those of at least this calibrated probability."""
-
-    def __post_init__(self) -> None:
-        if self.top is not None and self.top < 1:
-            raise InputError(f"decision.top is {self.top}; expected at least 1, or null to keep any number.")
-        if self.probability is not None and not 0 <= self.probability <= 1:
-            raise InputError(f"decision.probability is {self.probability}; expected a number from 0 to 1, or null.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What turns a logit into a probability: sigmoid(scale * logit + shift) (Platt 1999)."""
-
-    scale: float = 1.0
-    shift: float = 0.0
-
-
-def decide(probabilities: np.ndarray, decision: DecisionConfig) -> np.ndarray:
-    """Which candidates stay: the most probable, those that are probable enough, or both.
-
-    Equal ones by column, the retriever's order. A negative probability (padding) never stays.
-
-    Args:
-        probabilities: [B, K] from `Pruner.probability`.
-        decision: what is kept.
-
-    Returns:
-        [B, K] bool.
-    """
-    kept = probabilities >= (decision.probability or 0.0)
-    if decision.top is not None:
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        place = np.empty_like(order)
-        np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
-        kept &= place < decision.top
-    return kept
-
-
 class Pruner(nn.Module):
     """PrunerBatch -> [B, K] float32 logits, -inf at padding.
 
@@ -121,6 +77,7 @@ class Pruner(nn.Module):
         nn.init.constant_(self.head.bias, _RARE)
         self.weights = nn.Parameter(torch.tensor([1.0, 0.0]) / _QUICK)  # of score and rank
         self.calibration, self.decision = Calibration(), DecisionConfig()
+        self.promises: Promises | None = None
 
     def forward(self, batch: PrunerBatch) -> Tensor:
         real = batch.candidate >= 0
@@ -143,8 +100,7 @@ class Pruner(nn.Module):
     def probability(self, logits: np.ndarray) -> np.ndarray:
         """[B, K] float32 calibrated probability that a candidate is relevant, from its logit; 0 at padding (-inf)."""
         real = np.isfinite(logits)
-        scaled = self.calibration.scale * np.where(real, logits, 0.0).astype(np.float64) + self.calibration.shift
-        return np.where(real, np.exp(-np.logaddexp(0.0, -scaled)), 0.0).astype(np.float32)
+        return np.where(real, self.calibration.probability(np.where(real, logits, 0.0)), 0.0).astype(np.float32)
 
 
 def retriever_evidence(batch: PrunerBatch, real: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
-from recsys.models.pruner import DecisionConfig, Pruner, decide
+from recsys.models.decision import DecisionConfig, decide, resolve
+from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import retrieve
 from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
@@ -98,13 +99,15 @@ class Cascade:
 
         A `decision` that says nothing leaves it to the pruner's own. `lexical` is for whom queries are asked of.
         """
-        if pruner is None and decision.probability is not None:
+        if pruner is None and decision != DecisionConfig(top=decision.top):
+            name = "probability" if decision.loss is None else "loss"
             remedy = "set pruner: RUN, or decide by decision.top alone"
-            raise InputError(f"decision.probability needs a pruner, whose scores are probabilities; {remedy}.")
+            raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
         first = OpenRetriever.open(Path(retriever), config)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
-        if second is not None and decision == DecisionConfig():
-            decision = second.model.decision
+        if second is not None:
+            wanted = second.model.decision if decision == DecisionConfig() else decision
+            decision = resolve(wanted, second.model.promises)
         vectors = embed_items(first)
         index = ItemIndex.build(vectors)
         hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)

@@ -12,7 +12,7 @@ from recsys.config import parse_run, read_part
 from recsys.data.prepare import Histories, Queries
 from recsys.data.requests import Requests
 from recsys.errors import InputError, nearest
-from recsys.models.pruner import DecisionConfig
+from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.run import InferRun
 from recsys.tables import DataConfig

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from recsys.data.requests import Requests, query_requests, serving_requests
 from recsys.data.split import STAGES as SPLITS
 from recsys.errors import InputError, nearest
-from recsys.models.pruner import DecisionConfig
+from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists
 from recsys.recommend.samples import write_samples

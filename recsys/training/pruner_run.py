@@ -10,29 +10,28 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, Texts
-from recsys.data.lists import CandidateLists, ListEvaluation, PrunerRows, list_evaluations
+from recsys.data.lists import CandidateLists, PrunerRows, list_evaluations
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import uniform
 from recsys.data.text import load_tokenizer
 from recsys.errors import InputError
-from recsys.metrics.calibration import expected_calibration_error, fit_platt
 from recsys.models.checkpoint import count_parameters, save_pruner
-from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
+from recsys.models.decision import DecisionConfig
+from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.results import add_stage
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig
 from recsys.training.pruner import LossMix, PrunerTraining
+from recsys.training.pruning import CalibrationKind, Measured, check_loss, figures, score_lists, settle, write_pruning
 from recsys.training.retriever_run import sizes, text_sources
 from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
 
-_LEAST_SCALE = 1e-3  # probabilities are then all but equal to the share of right candidates
 _HELD_OUT = 1_000_003  # seed of the hash that holds lists out: the same in every run
 
 
@@ -51,6 +50,9 @@ class PrunerRun(RunConfig):
     calibrate: float = 0.1
     """Share of the lists that is not learnt from: on it the best epoch is chosen (trainer.export: best) and scores are
     turned into probabilities; 0: no calibration, and valid chooses."""
+    calibration: CalibrationKind = "platt"
+    """platt: two numbers; temperature: one, which leaves the share of relevant ones alone; isotonic: any rising shape,
+    for thousands of relevant candidates."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept, where inference does not say otherwise."""
 
@@ -59,6 +61,8 @@ class PrunerRun(RunConfig):
             raise InputError(f"sampled is {self.sampled}; a list needs at least 1 candidate beside the right ones.")
         if not 0 <= self.calibrate <= 0.9:
             raise InputError(f"calibrate is {self.calibrate}; expected a share from 0 to 0.9.")
+        if self.decision.loss is not None and not self.calibrate:
+            raise InputError("decision.loss is fitted on lists that are held out, and calibrate is 0; set it to 0.1.")
 
 
 def train_pruner(config: PrunerRun) -> Path:
@@ -69,6 +73,7 @@ def train_pruner(config: PrunerRun) -> Path:
     lists = CandidateLists.read(Path(config.candidates), data)
     features, pairs, model, tokenizer = build(config, data, lists)
     learnt, held = hold_out(lists.sets["second"], config.calibrate)
+    check_loss(config.decision.loss, int((lists.table(held)[2] > 0).sum()))
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
     judged = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
     rows = _training_rows(config, features, lists, learnt, pairs)
@@ -85,13 +90,15 @@ def train_pruner(config: PrunerRun) -> Path:
     write_versions(config.folder, data.hash, made)
     begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/ndcg@10"
     trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
-    calibrate(model, read(rows=held), config.decision)
+    settle(model, score_lists(model, read(rows=held)), config.calibration, config.decision)
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer, lists.lexical))
     if valid:
         trainer.validate(module, datamodule=loaders, verbose=False)
-    for name, numbers in valid.items():
-        _report(config.folder, name, module.results, calibration_error(model, read(rows=numbers)), seconds)
+    measured = {name: Measured.of(model, score_lists(model, read(rows=rows))) for name, rows in valid.items()}
+    write_pruning(config.folder, model, measured)
+    for name, one in measured.items():
+        _report(config.folder, name, module.results, one, seconds)
     return config.folder
 
 
@@ -134,48 +141,12 @@ def hold_out(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     return rows[~held], rows[held]
 
 
-def score_lists(model: Pruner, batches: Any) -> tuple[Tensor, Tensor]:
-    """Logits and labels of all real candidates of some lists, one after the other."""
-    device, found = next(model.parameters()).device, [(torch.zeros(0), torch.zeros(0))]
-    model.eval()
-    with torch.no_grad():
-        for batch in batches:
-            assert isinstance(batch, ListEvaluation)
-            logits = model(batch.lists.to(device)).cpu()
-            real = batch.lists.candidate >= 0
-            found.append((logits[real], batch.lists.label[real]))
-    logits, labels = zip(*found, strict=True)
-    return torch.cat(logits), torch.cat(labels)
-
-
-def calibrate(model: Pruner, batches: Any, decision: DecisionConfig) -> None:
-    """Give the model its decision, and the scale and shift that make probabilities of its logits on unseen lists."""
-    logits, labels = score_lists(model, batches)
-    if len(logits):
-        model.calibration = fit_calibration(logits, labels > 0)
-    model.decision = decision
-
-
-def fit_calibration(logits: Tensor, right: Tensor) -> Calibration:
-    """Platt's scale and shift, but a scale above zero: lists too few to show any order must not turn it around."""
-    scale, shift = fit_platt(logits, right)
-    if scale < _LEAST_SCALE:
-        rest = fit_platt(torch.zeros_like(logits), right)[1]
-        return Calibration(scale=_LEAST_SCALE, shift=rest - _LEAST_SCALE * float(logits.mean()))
-    return Calibration(scale=scale, shift=shift)
-
-
-def calibration_error(model: Pruner, batches: Any) -> float:
-    """Expected calibration error of the model's probabilities over all candidates of some lists."""
-    logits, labels = score_lists(model, batches)
-    return expected_calibration_error(torch.from_numpy(model.probability(logits.numpy())), labels > 0)
-
-
-def _report(folder: Path, name: str, results: dict[str, dict[str, float]], error: float, seconds: float) -> None:
+def _report(folder: Path, name: str, results: dict[str, dict[str, float]], measured: Measured, seconds: float) -> None:
     """Add the retriever's order and the pruner's, by the same rules on the same candidates, to results.json."""
     suffix = "" if name == "valid" else f", {name}"
-    add_stage(folder, f"retriever{suffix}", results[f"{name}_retriever"])
-    add_stage(folder, f"pruner{suffix}", {**results[name], "ece": error}, seconds=seconds)
+    add_stage(folder, f"retriever{suffix}", {**results[f"{name}_retriever"], **figures(measured.retriever)})
+    pruned = {**results[name], **figures(measured.pruner), "ece": measured.ece}
+    add_stage(folder, f"pruner{suffix}", pruned, seconds=seconds)
 
 
 class _Batches:

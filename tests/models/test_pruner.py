@@ -9,7 +9,8 @@ import torch
 from recsys.batch import ItemBatch, PrunerBatch, TextBatch, UserBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig, decide, retriever_evidence
+from recsys.models.decision import Calibration
+from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
 
@@ -200,24 +201,6 @@ def test_autocast_leaves_the_order_of_an_untrained_pruner_alone():
         assert torch.equal(model(batch).argsort(dim=1, descending=True, stable=True)[0], torch.arange(LISTED))
 
 
-def plain_decision(chances: np.ndarray, decision: DecisionConfig) -> np.ndarray:
-    kept = np.zeros(chances.shape, dtype=bool)
-    for row, values in enumerate(chances):
-        order = sorted(np.flatnonzero(values >= 0).tolist(), key=lambda column: (-values[column], column))
-        for column in order[: decision.top or len(order)]:
-            kept[row, column] = decision.probability is None or values[column] >= decision.probability
-    return kept
-
-
-@pytest.mark.parametrize("top", [None, 1, 3, 50])
-@pytest.mark.parametrize("probability", [None, 0.0, 0.5, 1.0])
-def test_a_decision_keeps_the_best_or_the_probable_or_both(top, probability):
-    chances = np.random.default_rng(0).integers(0, 5, (6, 8)) / 4
-    chances[2, 3:] = -1
-    decision = DecisionConfig(top=top, probability=probability)
-    np.testing.assert_array_equal(decide(chances, decision), plain_decision(chances, decision))
-
-
 def test_probabilities_are_calibrated_logits_without_overflow_and_zero_at_padding():
     model = joint()
     model.calibration = Calibration(scale=2.0, shift=-1.0)
@@ -230,8 +213,6 @@ def test_probabilities_are_calibrated_logits_without_overflow_and_zero_at_paddin
     [
         (lambda: PrunerConfig(width=10, heads=4), "multiple"),
         (lambda: PrunerConfig(history=0), "at least 1"),
-        (lambda: DecisionConfig(top=0), "at least 1"),
-        (lambda: DecisionConfig(probability=1.5), "from 0 to 1"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

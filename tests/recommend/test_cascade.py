@@ -8,7 +8,7 @@ import pytest
 from recsys.config import parse_run
 from recsys.data.requests import Requests, seen_items, serving_requests
 from recsys.errors import InputError
-from recsys.models.pruner import DecisionConfig
+from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, OpenPruner, prune
 from recsys.recommend.run import run_stage
 from recsys.training.pruner_run import PrunerRun, train_pruner
@@ -89,10 +89,24 @@ def test_without_a_decision_the_pruners_own_holds(journey, tmp_path):
     assert cascade.decision == DecisionConfig(top=3)
 
 
-def test_a_probability_without_a_pruner_is_refused(journey, tmp_path):
-    config = journey.infer("--pruner=null", "--decision.probability=0.5", output=tmp_path)
-    with pytest.raises(InputError, match=r"decision\.probability needs a pruner"):
+@pytest.mark.parametrize("way", ["probability", "loss"])
+def test_a_probability_or_a_loss_without_a_pruner_is_refused(journey, tmp_path, way):
+    config = journey.infer("--pruner=null", f"--decision.{way}=0.5", output=tmp_path)
+    with pytest.raises(InputError, match=rf"decision\.{way} needs a pruner"):
         run_stage("recommend", config)
+
+
+def test_a_loss_asked_for_at_inference_is_the_probability_that_the_model_knows_for_it(journey, tmp_path):
+    config = journey.infer("--decision.loss=0.3", "--decision.top=null", output=tmp_path)
+    cascade = Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision)
+    assert cascade.pruner is not None
+    chance = dict(cascade.pruner.model.promises.thresholds)[0.3]
+    assert cascade.decision == DecisionConfig(probability=chance, loss=0.3)
+    lists = cascade.recommend(everybody(cascade))
+    assert (lists.items < 0).any()
+    assert lists.scores[lists.items >= 0].min() >= chance
+    with pytest.raises(InputError, match="less than this pruner can promise"):
+        run_stage("recommend", journey.infer("--decision.loss=0.001", output=tmp_path))
 
 
 def test_a_pruner_of_another_retriever_is_refused(journey, served, tmp_path):

@@ -1,7 +1,7 @@
 """A pruner's run from a folder of candidates to a model folder that scores as the trainer did."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from recsys.data.datasets import Features, Texts
 from recsys.data.lists import CandidateLists
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
-from recsys.models.pruner import DecisionConfig, PrunerConfig
+from recsys.models.decision import DecisionConfig
+from recsys.models.pruner import PrunerConfig
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.training.optim import OptimConfig
 from recsys.training.pruner_run import PrunerRun, hold_out, train_pruner
@@ -31,6 +32,10 @@ def run_of(cascade, tmp_path, model: PrunerConfig = SMALL, **changes) -> PrunerR
         "trainer": TrainerConfig(accelerator="cpu", threads=1), **changes,
     }  # fmt: skip
     return PrunerRun(**values)
+
+
+def held_out(cascade) -> int:
+    return len(hold_out(CandidateLists.read(cascade.candidates, cascade.data).sets["second"], 0.3)[1])
 
 
 def stages(folder) -> dict[str, dict[str, float]]:
@@ -54,6 +59,49 @@ def test_a_run_reports_the_retriever_and_the_pruner_on_the_same_candidates(train
     assert found["retriever"]["recall@20"] == found["pruner"]["recall@20"]
     assert 0 <= found["pruner"]["ece"] <= 1
     assert "ece" not in found["retriever"]
+    assert all(0 <= found[name][measure] <= 1 for name in found for measure in ("dropped@95", "dropped@99"))
+
+
+def test_what_is_dropped_stands_beside_the_run_without_any_id(trained):
+    _, folder = trained
+    content = json.loads((folder / "pruning.json").read_text())
+    assert list(content) == ["decision", "promises", "sets"]
+    for name, one in content["sets"].items():
+        suffix = "" if name == "valid" else f", {name}"
+        for stage in ("pruner", "retriever"):
+            assert one[stage]["dropped@95"] == stages(folder)[f"{stage}{suffix}"]["dropped@95"]
+        assert one["ece"] == stages(folder)[f"pruner{suffix}"]["ece"]
+        assert sum(one["reliability"]["count"]) == one["relevant"] + one["others"]
+
+
+def test_a_wanted_loss_becomes_a_probability_of_the_exported_model(cascades, tmp_path):
+    cascade = cascades.make(tmp_path, users=60)
+    config = run_of(cascade, tmp_path, decision=DecisionConfig(loss=0.11))
+    folder = train_pruner(config)
+    model = load_pruner(folder / "model")
+    assert model.decision.loss == 0.11
+    assert model.decision.probability == dict(model.promises.thresholds)[0.11]
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    _, held = hold_out(lists.sets["second"], config.calibrate)
+    assert (model.promises.lists, model.promises.relevant) == (len(held), (lists.table(held)[2] > 0).sum())
+    decision = json.loads((folder / "model/config.json").read_text())["decision"]
+    assert decision == json.loads((folder / "pruning.json").read_text())["decision"] == asdict(model.decision)
+
+
+def test_a_loss_that_the_held_out_lists_cannot_bound_is_refused_before_training(cascade, tmp_path):
+    config = run_of(cascade, tmp_path, decision=DecisionConfig(loss=0.001))
+    with pytest.raises(InputError, match="needs at least 999 relevant candidates"):
+        train_pruner(config)
+    assert not config.folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["temperature", "isotonic"])
+def test_other_calibrations_are_exported_and_keep_the_order(cascade, tmp_path, kind):
+    model = load_pruner(train_pruner(run_of(cascade, tmp_path, calibration=kind)) / "model")
+    assert (len(model.calibration.corners) > 0) == (kind == "isotonic")
+    assert model.calibration.shift == 0.0
+    chances = model.probability(np.linspace(-12, 3, 50, dtype=np.float32))
+    assert (np.diff(chances) >= 0).all()
 
 
 def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):
@@ -82,10 +130,11 @@ def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):
 
 
 def test_the_model_folder_knows_its_calibration_and_decision(trained):
-    _, folder = trained
+    cascade, folder = trained
     content = json.loads((folder / "model/config.json").read_text())
     model = load_pruner(folder / "model")
-    assert content["decision"] == {"top": 3, "probability": None}
+    assert content["decision"] == {"top": 3, "probability": None, "loss": None}
+    assert content["promises"]["lists"] == held_out(cascade)
     assert (content["scale"], content["shift"]) == (model.calibration.scale, model.calibration.shift) != (1.0, 0.0)
     assert (folder / "model/codes.json").is_file()
 
@@ -147,7 +196,14 @@ def test_a_cross_encoder_without_pairs_is_refused(trained):
         )
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"sampled": 0}, "at least 1"), ({"calibrate": 1.0}, "0 to 0.9")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampled": 0}, "at least 1"),
+        ({"calibrate": 1.0}, "0 to 0.9"),
+        ({"calibrate": 0.0, "decision": DecisionConfig(loss=0.1)}, "calibrate is 0"),
+    ],
+)
 def test_impossible_runs_are_refused(cascade, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         run_of(cascade, tmp_path, **changes)

@@ -1,0 +1,174 @@
+"""A trained pruner as a filter: its probabilities, the loss that its thresholds promise, and what it drops on valid."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recsys.data.lists import ListEvaluation
+from recsys.errors import InputError
+from recsys.metrics.calibration import (
+    expected_calibration_error,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+    reliability,
+)
+from recsys.metrics.pruning import PruningCurve, least_relevant, pruning_curve, safe_threshold
+from recsys.models.decision import Calibration, DecisionConfig, Promises, resolve
+from recsys.models.pruner import Pruner, retriever_evidence
+from recsys.shards import write_atomic
+
+CalibrationKind = Literal["platt", "temperature", "isotonic"]
+
+LOSSES = (
+    0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3,
+    0.4, 0.5,
+)  # fmt: skip
+"""Losses whose thresholds an exported pruner knows."""
+KEPT = (0.95, 0.99)
+"""Shares of the relevant candidates at which it is told how many of the others can be dropped."""
+POINTS = 300  # of a curve in pruning.json
+_LEAST_SCALE = 1e-3  # probabilities are then all but equal to the share of right candidates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """All real candidates of some lists, one after the other."""
+
+    lists: int
+    logits: Tensor  # [n] float32, the pruner's
+    evidence: Tensor  # [n] float32, the retriever's score, standardised over its list
+    relevant: Tensor  # [n] bool
+
+    def chances(self, model: Pruner) -> Tensor:
+        """[n] float32 the model's probabilities."""
+        return torch.from_numpy(model.probability(self.logits.numpy()))
+
+
+@torch.no_grad()
+def score_lists(model: Pruner, batches: Iterable[ListEvaluation]) -> Scored:
+    """The pruner's and the retriever's scores of whole lists."""
+    device, lists = next(model.parameters()).device, 0
+    found = [(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))]
+    model.eval()
+    for batch in batches:
+        real = batch.lists.candidate >= 0
+        logits, evidence = model(batch.lists.to(device)).cpu(), retriever_evidence(batch.lists, real)[..., 0]
+        found.append((logits[real], evidence[real], batch.lists.label[real] > 0))
+        lists += len(real)
+    logits, evidence, relevant = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Scored(lists=lists, logits=logits, evidence=evidence, relevant=relevant)
+
+
+def check_loss(loss: float | None, relevant: int) -> None:
+    """InputError where lists with so few relevant candidates cannot bound this loss: before a long training."""
+    if loss is not None and relevant < least_relevant(loss):
+        raise InputError(
+            f"decision.loss {loss:g} needs at least {least_relevant(loss):,} relevant candidates in the lists that are "
+            f"held out, and there are {relevant:,}. Hold out a greater share (calibrate), or allow a greater loss."
+        )
+
+
+def settle(model: Pruner, held: Scored, kind: CalibrationKind, decision: DecisionConfig) -> None:
+    """Give the model its probabilities and its decision, from lists that it has not learnt from (perhaps none)."""
+    if held.lists and len(held.logits):
+        model.calibration = fit_calibration(held.logits, held.relevant, kind)
+        model.promises = promise(held, held.chances(model), decision.loss)
+    model.decision = resolve(decision, model.promises)
+
+
+def fit_calibration(logits: Tensor, relevant: Tensor, kind: CalibrationKind = "platt") -> Calibration:
+    """What makes probabilities of these logits; lists too few to show any order must not turn it around.
+
+    So a scale is never below 0.001, and isotonic regression never falls by construction.
+    """
+    match kind:
+        case "platt":
+            scale, shift = fit_platt(logits, relevant)
+        case "temperature":
+            scale, shift = fit_temperature(logits, relevant), 0.0
+        case "isotonic":
+            return Calibration(corners=tuple(zip(*fit_isotonic(logits, relevant), strict=True)))
+    if scale >= _LEAST_SCALE:
+        return Calibration(scale=scale, shift=shift)
+    rest = fit_platt(torch.zeros_like(logits), relevant)[1]
+    return Calibration(scale=_LEAST_SCALE, shift=rest - _LEAST_SCALE * float(logits.mean()))
+
+
+def promise(held: Scored, chances: Tensor, wanted: float | None) -> Promises:
+    """The threshold of each of `LOSSES`, and of the wanted loss, that the held-out lists can bound."""
+    relevant = int(held.relevant.sum())
+    losses: list[float] = sorted({*LOSSES, wanted or LOSSES[0]})
+    bounded = [loss for loss in losses if relevant >= least_relevant(loss)]
+    thresholds = tuple((loss, safe_threshold(chances, held.relevant, loss)) for loss in bounded)
+    return Promises(lists=held.lists, relevant=relevant, thresholds=thresholds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What dropping by score does to some lists: by the pruner's probability, and by the retriever's score."""
+
+    lists: int
+    relevant: int
+    others: int
+    pruner: PruningCurve
+    retriever: PruningCurve
+    chances: Tensor  # [n]
+    labels: Tensor  # [n] bool
+
+    @classmethod
+    def of(cls, model: Pruner, scored: Scored) -> "Measured":
+        """The measures of some lists."""
+        chances, relevant = scored.chances(model), int(scored.relevant.sum())
+        return cls(
+            lists=scored.lists, relevant=relevant, others=len(chances) - relevant,
+            pruner=pruning_curve(chances, scored.relevant), retriever=pruning_curve(scored.evidence, scored.relevant),
+            chances=chances, labels=scored.relevant,
+        )  # fmt: skip
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error of the pruner's probabilities."""
+        return expected_calibration_error(self.chances, self.labels)
+
+
+def figures(curve: PruningCurve) -> dict[str, float]:
+    """dropped@95, dropped@99: share of the others dropped while that percentage of the relevant candidates stays.
+
+    Empty where no candidate is relevant, or all are.
+    """
+    found = {f"dropped@{keep:.0%}".removesuffix("%"): curve.dropped_at(keep) for keep in KEPT}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def write_pruning(folder: Path, model: Pruner, measured: Mapping[str, Measured]) -> None:
+    """pruning.json: the decision, what it rests on, and for each set the curves and the reliability. No ids."""
+    sets = {name: _described(one) for name, one in measured.items() if one.relevant and one.others}
+    content: dict[str, Any] = {
+        "decision": asdict(model.decision),
+        "promises": asdict(model.promises) if model.promises else None,
+        "sets": sets,
+    }
+    write_atomic(folder / "pruning.json", json.dumps(content))
+
+
+def _described(one: Measured) -> dict[str, Any]:
+    bins = reliability(one.chances, one.labels)
+    return {
+        "lists": one.lists, "relevant": one.relevant, "others": one.others, "ece": one.ece,
+        "pruner": _points(one.pruner), "retriever": _points(one.retriever),
+        "reliability": {name: getattr(bins, name).tolist() for name in ("predicted", "happened", "count")},
+    }  # fmt: skip
+
+
+def _points(curve: PruningCurve) -> dict[str, Any]:
+    """The curve's best points, without the last one, whose threshold is infinite; its figures and area."""
+    thin = curve.thinned(POINTS)
+    points = {name: getattr(thin, name)[:-1].tolist() for name in ("threshold", "kept", "dropped")}
+    return {**points, **figures(curve), "area": curve.area()}

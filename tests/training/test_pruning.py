@@ -1,0 +1,113 @@
+"""What a pruner is given after training, and what is measured of it as a filter."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.datasets import Features, Texts
+from recsys.data.lists import CandidateLists, list_evaluations
+from recsys.errors import InputError
+from recsys.metrics.pruning import least_relevant, safe_threshold
+from recsys.models.decision import DecisionConfig
+from recsys.models.pruner import Pruner, PrunerConfig
+from recsys.models.towers import Sizes
+from recsys.training.pruning import (
+    LOSSES,
+    Measured,
+    Scored,
+    check_loss,
+    figures,
+    fit_calibration,
+    score_lists,
+    settle,
+    write_pruning,
+)
+
+
+def drawn(rows: int = 4000, lists: int = 40) -> Scored:
+    """Logits of which the pruner's say more than the retriever's."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(rows, generator=generator) - 3
+    relevant = torch.rand(rows, generator=generator) < torch.sigmoid(logits)
+    evidence = logits + 3 * torch.randn(rows, generator=generator)
+    return Scored(lists=lists, logits=logits, evidence=evidence, relevant=relevant)
+
+
+def pruner() -> Pruner:
+    return Pruner(PrunerConfig(width=8, layers=1, heads=2), Sizes(items=5), None, vector_width=8)
+
+
+def test_lists_are_scored_candidate_by_candidate_beside_the_retrievers_standardised_score(cascade):
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    features, rows = Features(cascade.data, Texts(), Texts(), max_items=4), lists.sets["valid"]
+    torch.manual_seed(0)
+    scored = score_lists(pruner().eval(), list_evaluations(features, lists, rows, None, batch_size=5))
+    item, score, label = lists.table(rows)
+    assert scored.lists == len(rows)
+    assert scored.relevant.tolist() == (label[item >= 0] > 0).tolist()
+    plain = (score - score.mean(1, keepdims=True)) / score.std(1, keepdims=True)
+    np.testing.assert_allclose(scored.evidence, plain[item >= 0], atol=1e-5)
+    np.testing.assert_allclose(scored.logits, scored.evidence - 4, atol=1e-5)  # untrained: the evidence and a bias
+
+
+@pytest.mark.parametrize("kind", ["platt", "temperature", "isotonic"])
+def test_a_settled_pruner_is_calibrated_and_knows_what_each_loss_costs(kind):
+    model, held = pruner(), drawn()
+    settle(model, held, kind, DecisionConfig(top=7, loss=0.033))
+    chances = torch.from_numpy(model.probability(held.logits.numpy()))
+    assert Measured.of(model, held).ece < 0.02
+    assert model.promises.lists == 40
+    relevant = int(held.relevant.sum())
+    assert [loss for loss, _ in model.promises.thresholds] == sorted(
+        loss for loss in (*LOSSES, 0.033) if least_relevant(loss) <= relevant
+    )
+    wanted = safe_threshold(chances, held.relevant, 0.033)
+    assert model.decision == DecisionConfig(top=7, probability=wanted, loss=0.033)
+    lost = (model.probability(held.logits.numpy()) < wanted)[held.relevant.numpy()].mean()
+    assert lost <= 0.033
+
+
+def test_without_lists_held_out_nothing_is_promised():
+    model = pruner()
+    settle(model, score_lists(model, []), "platt", DecisionConfig(top=3))
+    assert model.promises is None
+    assert model.decision == DecisionConfig(top=3)
+    with pytest.raises(InputError, match="needs a pruner that knows"):
+        settle(model, score_lists(model, []), "platt", DecisionConfig(loss=0.1))
+
+
+@pytest.mark.parametrize("kind", ["platt", "temperature", "isotonic"])
+def test_lists_that_show_the_wrong_order_do_not_turn_it_around(kind):
+    logits = torch.linspace(-5, 1, 200)
+    calibration = fit_calibration(logits, logits < -4, kind)
+    found = calibration.probability(logits.numpy())
+    assert (np.diff(found) >= 0).all()
+    if kind != "temperature":  # which has nothing to move the mean with
+        assert found.mean() == pytest.approx(float((logits < -4).double().mean()), abs=0.01)
+
+
+def test_a_loss_is_checked_before_training_by_what_is_held_out():
+    check_loss(None, 0)
+    check_loss(0.05, 19)
+    with pytest.raises(InputError, match=r"at least 19 relevant candidates .* there are 18"):
+        check_loss(0.05, 18)
+
+
+def test_the_file_tells_both_curves_and_the_figures_of_the_pruner_that_knows_more(tmp_path):
+    model, held = pruner(), drawn()
+    settle(model, held, "platt", DecisionConfig(loss=0.05))
+    one = Measured.of(model, held)
+    assert figures(one.pruner)["dropped@95"] > figures(one.retriever)["dropped@95"] > 0
+    nothing = Measured.of(
+        model, Scored(lists=1, logits=torch.ones(3), evidence=torch.ones(3), relevant=torch.zeros(3) > 0)
+    )
+    assert figures(nothing.pruner) == {}
+    write_pruning(tmp_path, model, {"valid": one, "valid_query": nothing})
+    content = json.loads((tmp_path / "pruning.json").read_text(), parse_constant=pytest.fail)
+    assert list(content["sets"]) == ["valid"]
+    assert content["promises"]["relevant"] == int(held.relevant.sum())
+    curve = content["sets"]["valid"]["pruner"]
+    assert len(curve["kept"]) == len(curve["dropped"]) == len(curve["threshold"]) < 300
+    assert (curve["kept"][0], curve["area"]) == (1.0, one.pruner.area())

@@ -24,7 +24,7 @@ from recsys.metrics.calibration import expected_calibration_error, fit_platt
 from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.pruner import Calibration, DecisionConfig, Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
-from recsys.results import add_stage
+from recsys.results import add_requests, add_stage, stage_name
 from recsys.tables import DataConfig
 from recsys.training.pruner import LossMix, PrunerTraining
 from recsys.training.retriever_run import sizes, text_sources
@@ -87,9 +87,12 @@ def train_pruner(config: PrunerRun) -> Path:
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer))
     if valid:
+        module.keep_requests([len(numbers) for numbers in judged.values() for _ in range(2)])
         trainer.validate(module, datamodule=loaders, verbose=False)
     for name, numbers in valid.items():
         _report(config.folder, name, module.results, calibration_error(model, read(rows=numbers)), seconds)
+        for kind, order in (("retriever", f"{name}_retriever"), ("pruner", name)):
+            add_requests(config.folder, stage_name(kind, name), module.requests[order])
     return config.folder
 
 
@@ -171,9 +174,8 @@ def calibration_error(model: Pruner, batches: Any) -> float:
 
 def _report(folder: Path, name: str, results: dict[str, dict[str, float]], error: float, seconds: float) -> None:
     """Add the retriever's order and the pruner's, by the same rules on the same candidates, to results.json."""
-    suffix = "" if name == "valid" else f", {name}"
-    add_stage(folder, f"retriever{suffix}", results[f"{name}_retriever"])
-    add_stage(folder, f"pruner{suffix}", {**results[name], "ece": error}, seconds=seconds)
+    add_stage(folder, stage_name("retriever", name), results[f"{name}_retriever"])
+    add_stage(folder, stage_name("pruner", name), {**results[name], "ece": error}, seconds=seconds)
 
 
 class _Batches:

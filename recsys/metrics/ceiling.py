@@ -20,7 +20,4 @@ def perfect_ranks(ranks: Tensor, grades: Tensor, items: int) -> Tensor:
     found = (ranks >= 0) & (ranks < items)
     worth = torch.where(found, grades.double(), -torch.inf)
     order = worth.argsort(dim=1, descending=True, stable=True)
-    place = torch.empty_like(order).scatter(
-        1, order, torch.arange(ranks.shape[1], device=ranks.device).expand_as(order)
-    )
-    return torch.where(found, place, ranks)
+    return torch.where(found, order.argsort(dim=1), ranks)  # the inverse of the order: each target's place in it

@@ -42,7 +42,7 @@ class RequestValues(Metric):
 
     def __init__(self, count: int, segments: Tensor, *, first: int = 0, step: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.next, self.step, self.items = first, step, segments.numel()
+        self.first, self.next, self.step, self.items = first, first, step, segments.numel()
         self.register_buffer("segments", segments.long(), persistent=False)
         values, best = torch.zeros(count, 3, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
         self.add_state("values", values, dist_reduce_fx="sum")  # pyright: ignore[reportUnknownMemberType]
@@ -61,6 +61,11 @@ class RequestValues(Metric):
         measures = ndcg(ranks, worth, cut), recall(ranks, cut), mrr(ranks, self.items)
         self.values[number] = torch.stack(measures, dim=1)
         self.best[number] = 1 + targets.gather(1, worth.argmax(1, keepdim=True)).flatten()
+
+    def reset(self) -> None:
+        """Start anew with the first request."""
+        super().reset()
+        self.next = self.first
 
     def compute(self) -> dict[str, NDArray[Any]]:
         """The columns, over everything that any process has added."""

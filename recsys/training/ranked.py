@@ -28,8 +28,10 @@ class RankedTraining(LightningModule):
         self.metrics = nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
         self.results: dict[str, dict[str, float]] = {}
         """Of the last validation, by name; exact, where loggers get float32."""
-        self.each, self.requests = nn.ModuleList(), dict[str, dict[str, np.ndarray]]()
-        """Values of each request in the last validation, by name; empty where they are not kept."""
+        self.each = nn.ModuleList()
+        """One RequestValues for each of `valid`, once they are to be kept."""
+        self.requests: dict[str, dict[str, np.ndarray]] = {}
+        """What they held after the last validation, by name."""
 
     def metric(self, place: int) -> RankingMetrics:
         """The measures of `valid[place]`."""
@@ -50,6 +52,7 @@ class RankedTraining(LightningModule):
     def on_validation_epoch_end(self) -> None:
         for name, values in zip(self.valid, self.each, strict=False):
             self.requests[name] = cast(RequestValues, values).compute()
+            cast(RequestValues, values).reset()
         for place, name in enumerate(self.valid):
             self.results[name] = self.metric(place).compute()
             self.metric(place).reset()

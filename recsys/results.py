@@ -56,6 +56,18 @@ def write_stages(folder: Path, stages: list[dict[str, Any]]) -> None:
     last = [one for one in stages if split_name(one["name"])[1] == first][-1]
     queries = int(last["metrics"].get("queries", 0))
     write_results(folder, {**read_results(folder), "stages": stages, "queries": queries})
+    _forget_requests(folder, [one["name"] for one in stages])
+
+
+def write_cascade(folder: Path, group: str, rows: list[dict[str, Any]]) -> None:
+    """Keep what each stage of the cascade hands on and costs, for the requests of a set: results.json, `cascade`.
+
+    As with stages, those of users and those of queries stand beside each other, each in place of the last ones.
+    """
+    content = read_results(folder)
+    of_queries = group.endswith("_query")
+    others = {name: one for name, one in content.get("cascade", {}).items() if name.endswith("_query") != of_queries}
+    write_results(folder, {**content, "cascade": {**others, group: rows}})
 
 
 def write_results(folder: Path, content: dict[str, Any]) -> None:
@@ -74,6 +86,20 @@ def read_requests(folder: Path) -> pl.DataFrame | None:
         raise InputError(f"{path} cannot be read ({error}); remove it and run the stage again.") from error
 
 
+def _forget_requests(folder: Path, names: list[str]) -> None:
+    """Values of requests go with their stage."""
+    rows = read_requests(folder)
+    if rows is not None:
+        kept = pl.DataFrame([split_name(name) for name in names], schema=["stage", "set"], orient="row")
+        _write_requests(folder, rows.join(kept, on=["stage", "set"], how="semi", maintain_order="left"))
+
+
+def _write_requests(folder: Path, rows: pl.DataFrame) -> None:
+    content = io.BytesIO()
+    rows.write_parquet(content)
+    write_atomic(folder / REQUESTS, content.getvalue())
+
+
 def add_requests(folder: Path, name: str, values: Mapping[str, np.ndarray]) -> None:
     """Add the values of each request, as `RequestValues` computes them, in place of those of the same stage."""
     kind, group = split_name(name)
@@ -86,6 +112,4 @@ def add_request_rows(folder: Path, rows: pl.DataFrame) -> None:
     known = read_requests(folder)
     if known is not None:
         rows = pl.concat([known.join(rows, on=["stage", "set"], how="anti", maintain_order="left"), rows])
-    content = io.BytesIO()
-    rows.write_parquet(content)
-    write_atomic(folder / REQUESTS, content.getvalue())
+    _write_requests(folder, rows)

@@ -100,6 +100,19 @@ def query_requests(data: Prepared, rows: np.ndarray, until: str | float | None =
     )  # fmt: skip
 
 
+def search_requests(data: Prepared, until: str | float | None) -> Requests:
+    """One request for each query; where `until` names a split, only queries of that split have an answer."""
+    requests = query_requests(data, np.arange(len(data.queries or ())), until)
+    if until not in STAGES:
+        return requests
+    judged, empty = set(answered_queries(data, STAGES[until]).tolist()), np.zeros(0, dtype=np.int64)
+    return replace(
+        requests,
+        target_rows=[one if row in judged else empty for row, one in enumerate(requests.target_rows)],
+        grades=[one if row in judged else empty for row, one in enumerate(requests.grades)],
+    )
+
+
 def _search_ends(data: Prepared, rows: np.ndarray, until: str | float | None) -> np.ndarray:
     """[R] int64: the row where the history of a search's user ends, -1 where user or time are not known."""
     queries, histories = data.queries, data.histories
@@ -184,7 +197,7 @@ def validation_requests(data: Prepared, tasks: list[str], stage: int = VALID) ->
     if "next_item" in tasks and data.histories is not None:
         found["valid"] = user_requests(data, stage)
     if "query_to_item" in tasks and data.queries is not None:
-        found["valid_query"] = query_requests(data, _answered(data, stage))
+        found["valid_query"] = query_requests(data, answered_queries(data, stage))
     return {name: requests for name, requests in found.items() if len(requests)}
 
 
@@ -198,13 +211,14 @@ def candidate_requests(data: Prepared, tasks: list[str]) -> list[tuple[str, Requ
     if "next_item" in tasks and data.histories is not None:
         second.append(target_requests(data, SECOND))
     if "query_to_item" in tasks and data.queries is not None:
-        second.append(query_requests(data, np.sort(np.concatenate([_answered(data, TRAIN), _answered(data, SECOND)]))))
+        known = np.concatenate([answered_queries(data, TRAIN), answered_queries(data, SECOND)])
+        second.append(query_requests(data, np.sort(known)))
     valid = validation_requests(data, tasks).values()
     return [("second", one) for one in second if len(one)] + [("valid", one) for one in valid]
 
 
-def _answered(data: Prepared, stage: int) -> np.ndarray:
-    """Queries of a stage that have a relevant item."""
+def answered_queries(data: Prepared, stage: int) -> np.ndarray:
+    """Rows of the queries of a stage that have a relevant item, in their order."""
     queries = data.queries
     assert queries is not None
     has = np.bincount(queries.owner(), weights=queries.grade > 0, minlength=len(queries)) > 0

@@ -1,9 +1,10 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import polars as pl
@@ -26,6 +27,14 @@ from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 
 
+class Clock(Protocol):
+    """Whoever wants to know what the parts of the work take."""
+
+    def part(self, name: str, /) -> AbstractContextManager[None]:
+        """Takes the time of a block."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lists:
     """Recommendations of B requests, best first, padded with -1."""
@@ -36,6 +45,7 @@ class Lists:
     pruner_scores: np.ndarray | None  # [B, L] float32, calibrated probability
     candidates: np.ndarray  # [B, K] int64, what the retriever proposed, in its order
     candidate_scores: np.ndarray  # [B, K] float32
+    ordered: np.ndarray | None = None  # [B, K] int64, all candidates in the pruner's order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +138,25 @@ class Cascade:
         """Ids of the items table, as they came in."""
         return self.data.tables.items[self.config.items.id]
 
-    def recommend(self, requests: Requests) -> Lists:
-        """The lists of some requests."""
-        found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
+    def recommend(self, requests: Requests, clock: Clock | None = None) -> Lists:
+        """The lists of some requests; `clock` takes the time of the parts "retrieve", "score" and "decide"."""
+        part = nullcontext if clock is None else clock.part
+        with part("retrieve"):
+            found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
         if self.pruner is None:
             kept = slice(self.decision.top or self.top_k)
             return Lists(
                 items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
                 pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
             )  # fmt: skip
-        logits = score_candidates(
-            self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
-            found.users, pairs=self.pruner.pairs,
-        )  # fmt: skip
-        chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
-        return prune(found.items, found.scores, logits, chances, self.decision)
+        with part("score"):
+            logits = score_candidates(
+                self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
+                found.users, pairs=self.pruner.pairs,
+            )  # fmt: skip
+        with part("decide"):
+            chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
+            return prune(found.items, found.scores, logits, chances, self.decision)
 
     def fusion_fault(self) -> str:
         """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""
@@ -192,5 +206,5 @@ def prune(
     chance = arranged(chances, 0).astype(np.float32)
     return Lists(
         items=arranged(items, -1), scores=chance, retriever_scores=arranged(scores, 0), pruner_scores=chance,
-        candidates=items, candidate_scores=scores,
+        candidates=items, candidate_scores=scores, ordered=np.take_along_axis(items, order, 1),
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Lists that were written, measured against a split; and the baselines on the same requests."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ from recsys.data.requests import Requests, seen_items
 from recsys.data.split import VALID
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
+from recsys.metrics.per_request import RequestValues
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.recommend.cascade import Cascade
 from recsys.retrieval.baselines import Markov, Popularity
@@ -20,9 +22,18 @@ SHOWN = 10
 """Length of the lists whose coverage, Gini and novelty are told."""
 
 
-def evaluate_lists(
-    cascade: Cascade, requests: Requests, ids: pl.Series, parts: Parts, *, part: int
-) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What some lists are worth."""
+
+    metrics: dict[str, float]
+    each: dict[str, np.ndarray]
+    """Columns of `RequestValues`: what each request with a target is worth, by its place among all."""
+    seconds: float | None = None
+    """To make them."""
+
+
+def evaluate_lists(cascade: Cascade, requests: Requests, ids: pl.Series, parts: Parts, *, part: int) -> Quality:
     """Metrics of the written lists, by the trainer's rules; a target that is not in its list is a miss.
 
     Args:
@@ -33,14 +44,16 @@ def evaluate_lists(
         part: requests in a part.
     """
     length = min(cascade.decision.top or cascade.top_k, len(cascade.data.catalogue))
-    metrics = _metrics(cascade, ks=[k for k in (10, 20, 100) if k <= length] or [SHOWN])
+    metrics, each = _measures(cascade, len(requests), ks=[k for k in (10, 20, 100) if k <= length] or [SHOWN])
     for number, rows in enumerate(_blocks(len(requests), part)):
         piece = requests.take(rows)
         shown = read_lists(cascade, pl.read_parquet(parts.path(number)), ids.gather(rows), max(length, SHOWN))
         targets, grades = padded(piece)
-        ranks = list_ranks(shown, targets, len(cascade.data.catalogue))
-        metrics.update(*(torch.from_numpy(values) for values in (ranks, targets, shown, grades)))
-    return metrics.compute()
+        ranks = torch.from_numpy(list_ranks(shown, targets, len(cascade.data.catalogue)))
+        right, worth = torch.from_numpy(targets), torch.from_numpy(grades)
+        metrics.update(ranks, right, torch.from_numpy(shown), worth)
+        each.update(ranks, right, worth)
+    return Quality(metrics=metrics.compute(), each=each.compute())
 
 
 def read_lists(cascade: Cascade, frame: pl.DataFrame, ids: pl.Series, length: int) -> np.ndarray:
@@ -61,8 +74,8 @@ def list_ranks(items: np.ndarray, targets: np.ndarray, total: int) -> np.ndarray
     return np.where(targets < 0, -1, ranks)
 
 
-def evaluate_baselines(cascade: Cascade, requests: Requests) -> dict[str, tuple[dict[str, float], float]]:
-    """Popularity and Markov on the same requests, by full ranking; metrics and seconds of each."""
+def evaluate_baselines(cascade: Cascade, requests: Requests) -> dict[str, Quality]:
+    """Popularity and Markov on the same requests, by full ranking."""
     histories = cascade.data.histories
     assert histories is not None
     learnt = (histories.stage < VALID) & histories.target
@@ -71,11 +84,13 @@ def evaluate_baselines(cascade: Cascade, requests: Requests) -> dict[str, tuple[
     items, found = len(cascade.data.catalogue), {}
     for name, kind in (("popularity", Popularity), ("Markov", Markov)):
         begin = time.perf_counter()
-        model, metrics = kind.fit(train, items), _metrics(cascade, ks=(10, 20, 100))
+        model, (metrics, each) = kind.fit(train, items), _measures(cascade, len(requests), ks=(10, 20, 100))
         for rows in _blocks(len(requests), max((1 << 22) // items, 1)):
             piece = requests.take(rows)
-            _update_full(metrics, piece, model.scores(_before(cascade, piece)), seen_items(cascade.data, piece))
-        found[name] = metrics.compute(), time.perf_counter() - begin
+            scores = model.scores(_before(cascade, piece))
+            _update_full(metrics, each, piece, scores, seen_items(cascade.data, piece))
+        spent = time.perf_counter() - begin
+        found[name] = Quality(metrics=metrics.compute(), each=each.compute(), seconds=spent)
     return found
 
 
@@ -92,17 +107,24 @@ def _before(cascade: Cascade, requests: Requests) -> list[np.ndarray]:
     return [histories.item[span][histories.target[span]].astype(np.int64) for span in spans]
 
 
-def _update_full(metrics: RankingMetrics, requests: Requests, scores: np.ndarray, seen: list[np.ndarray]) -> None:
+def _update_full(
+    metrics: RankingMetrics, each: RequestValues, requests: Requests, scores: np.ndarray, seen: list[np.ndarray]
+) -> None:
     targets, grades = (torch.from_numpy(values) for values in padded(requests))
     values, hidden = torch.from_numpy(scores), torch.zeros(scores.shape, dtype=torch.bool)
     for row, items in enumerate(seen):
         hidden[row, items] = True
-    metrics.update(rank_of_targets(values, targets, hidden), targets, top_items(values, SHOWN, hidden), grades)
+    ranks = rank_of_targets(values, targets, hidden)
+    metrics.update(ranks, targets, top_items(values, SHOWN, hidden), grades)
+    each.update(ranks, targets, grades)
 
 
-def _metrics(cascade: Cascade, ks: list[int] | tuple[int, ...]) -> RankingMetrics:
+def _measures(cascade: Cascade, count: int, ks: Sequence[int]) -> tuple[RankingMetrics, RequestValues]:
+    """Of `count` requests: all together, and each."""
     popularity = torch.from_numpy(cascade.data.popularity())
-    return RankingMetrics(segments=popularity_segments(popularity), popularity=popularity, ks=ks, list_k=SHOWN)
+    segments = popularity_segments(popularity)
+    together = RankingMetrics(segments=segments, popularity=popularity, ks=ks, list_k=SHOWN)
+    return together, RequestValues(count, segments)
 
 
 def padded(requests: Requests) -> tuple[np.ndarray, np.ndarray]:

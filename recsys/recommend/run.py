@@ -15,15 +15,16 @@ import torch
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from recsys.data.requests import Requests, query_requests, serving_requests
+from recsys.data.requests import Requests, answered_queries, search_requests, serving_requests, user_requests
 from recsys.data.split import STAGES as SPLITS
 from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
-from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists
+from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
+from recsys.recommend.funnel import Funnel
+from recsys.recommend.quality import write_quality
 from recsys.recommend.samples import write_samples
 from recsys.recommend.sources import SOURCES, report_sources
-from recsys.results import read_results, stage, write_stages
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
@@ -97,6 +98,22 @@ class Work:
     ids: pl.Series  # [R]
     rows: np.ndarray  # [R] int64, of the users or queries table
     requests: Requests
+    judged: np.ndarray  # [J] int64, rows of the whole set that has answers, in its order: these and perhaps others
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether it is known for any request what would have been right."""
+        return any(len(targets) for targets in self.requests.target_rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Lists on disk, and what is known of their making."""
+
+    parts: Parts
+    seconds: float
+    funnel: Funnel
+    """Of the lists that this process made: where it went on from finished parts, not of all."""
 
 
 def run_stage(name: str, config: InferRun) -> Path:
@@ -133,11 +150,13 @@ def _recommend(config: InferRun) -> Path:
     users, until = _wanted_users(config, cascade), config.data.history.until
     requests = serving_requests(cascade.data, until, users)
     ids = cascade.data.tables.users[config.data.users.id].gather(users)
-    work = Work(key="user_id", ids=ids, rows=users, requests=requests)
-    parts, seconds = _write_lists(config, cascade, work, folder)
+    known = user_requests(cascade.data, SPLITS[until]).users if until in SPLITS and cascade.data.histories else users
+    work = Work(key="user_id", ids=ids, rows=users, requests=requests, judged=known)
+    written = _write_lists(config, cascade, work, folder)
     _keep_config(config)
-    if config.evaluate and until in SPLITS and any(len(rows) for rows in requests.target_rows):
-        _report_quality(config, cascade, work, parts, seconds)
+    if config.evaluate and until in SPLITS and work.has_answers:
+        baselines = evaluate_baselines(cascade, work.requests)
+        _report_quality(config, cascade, work, written, group=str(until), baselines=baselines)
     if config.users is None:
         write_samples(config.folder / "samples.json", cascade, requests, count=config.samples)
     return folder
@@ -154,12 +173,15 @@ def _search(config: InferRun) -> Path:
     if queries is None or table is None:
         remedy = "name one: --data.tables.queries=FILE"
         raise InputError(f"Stage 'search' needs a queries table and found none below {data.root}; {remedy}")
-    rows = np.arange(len(queries))
-    requests = query_requests(cascade.data, rows, config.data.history.until)
-    work = Work(key="query_id", ids=table[data.queries.id], rows=rows, requests=requests)
-    _write_lists(config, cascade, work, folder)
+    rows, until = np.arange(len(queries)), config.data.history.until
+    known = answered_queries(cascade.data, SPLITS[until]) if until in SPLITS else rows
+    requests = search_requests(cascade.data, until)
+    work = Work(key="query_id", ids=table[data.queries.id], rows=rows, requests=requests, judged=known)
+    written = _write_lists(config, cascade, work, folder)
     if not (config.folder / "infer.yaml").is_file():
         _keep_config(config)
+    if config.evaluate and until in SPLITS and work.has_answers:
+        _report_quality(config, cascade, work, written, group=f"{until}_query", baselines={})
     return folder
 
 
@@ -218,23 +240,24 @@ def _read_users(path: Path, key: str) -> pl.DataFrame:
     return frame
 
 
-def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -> tuple[Parts, float]:
-    """Make every part that is not there yet; returns all of them and the seconds that they took."""
+def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -> Written:
+    """Make every part that is not there yet."""
     if not len(work.rows):
         raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
     who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
     made_from = fingerprint(cascade.fingerprint, asdict(config.data.history), config.part, work.key, who)
     parts = Parts.open(folder, made_from, overwrite=config.overwrite)
     todo = [number for number in range(-(-len(work.rows) // config.part)) if not parts.finished(number)]
-    begin = time.perf_counter()
+    begin, funnel = time.perf_counter(), Funnel(cascade)
     for number in _progress(todo, f"{work.key.removesuffix('_id')} lists"):
         rows = np.arange(number * config.part, min((number + 1) * config.part, len(work.rows)))
-        parts.write(
-            number, _frame(cascade, cascade.recommend(work.requests.take(rows)), work.ids.gather(rows), work.key)
-        )
+        requests = work.requests.take(rows)
+        lists = cascade.recommend(requests, funnel)
+        parts.write(number, _frame(cascade, lists, work.ids.gather(rows), work.key))
+        funnel.add(lists, requests)
     done = _finish(folder, parts, len(work.rows), time.perf_counter() - begin, made=bool(todo))
     print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {folder}", file=sys.stderr)
-    return parts, done["seconds"]
+    return Written(parts=parts, seconds=done["seconds"], funnel=funnel)
 
 
 def _finish(folder: Path, parts: Parts, requests: int, seconds: float, *, made: bool) -> dict[str, Any]:
@@ -268,14 +291,19 @@ def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataF
     )
 
 
-def _report_quality(config: InferRun, cascade: Cascade, work: Work, parts: Parts, seconds: float) -> None:
-    """The written lists beside the baselines and the trainers' own figures, in results.json."""
-    lists = evaluate_lists(cascade, work.requests, work.ids, parts, part=config.part)
-    baselines = evaluate_baselines(cascade, work.requests).items()
-    stages = [stage(name, metrics, spent) for name, (metrics, spent) in baselines]
-    runs = (("retriever", config.retriever), *((name, config.folder) for name in SOURCES), ("pruner", config.pruner))
-    for kind, run in runs:
-        trained = read_results(Path(run))["stages"] if run else []
-        stages += [one for one in trained if one["name"].startswith(kind)]
+def _report_quality(
+    config: InferRun, cascade: Cascade, work: Work, written: Written, *, group: str, baselines: dict[str, Quality]
+) -> None:
+    """The written lists of the set `group` beside the baselines and the trainers' own figures, in results.json."""
+    lists = evaluate_lists(cascade, work.requests, work.ids, written.parts, part=config.part)
     name = "retrieved lists" if config.pruner is None else "pruned lists"
-    write_stages(config.folder, [*stages, stage(name, lists, seconds)])
+    measured = {**baselines, name: replace(lists, seconds=written.seconds)}
+    sources = dict.fromkeys(SOURCES, str(config.folder))
+    trained = {"retriever": config.retriever, **sources, "pruner": config.pruner}
+    numbered = {name: replace(one, each=_numbered(work, one.each)) for name, one in measured.items()}
+    write_quality(config.folder, group, numbered, trained, written.funnel.stages())
+
+
+def _numbered(work: Work, each: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same values by the number of each request in the whole set, as training counts them."""
+    return {**each, "request": np.searchsorted(work.judged, work.rows[each["request"]])}

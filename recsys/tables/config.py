@@ -105,8 +105,8 @@ class SplitConfig:
     valid_queries: float = 0.1
     """Share of queries dealt to valid by a hash of their id, where the queries table has no split column."""
     second_queries: float = 0.0
-    """Share of the train queries, by a hash of their id, that the retriever is not trained on: only on lists that it has
-    not learnt by heart can its evidence be weighed and the pruner be calibrated."""
+    """Share of the train queries, by a hash of their id, that the retriever is not trained on: only on lists that it
+    does not know by heart can its evidence be weighed and the pruner be calibrated."""
 
     def __post_init__(self) -> None:
         for name in ("valid_queries", "second_queries"):

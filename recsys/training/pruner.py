@@ -62,7 +62,8 @@ class PrunerTraining(RankedTraining):
         for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
             metric = self.metric(2 * dataloader_idx + place)
             ranks = rank_in_lists(ranked, batch.targets, metric.items)
-            metric.update(ranks, batch.targets, _at_least(ranked, metric.list_k), batch.grades)
+            top = _at_least(ranked, metric.list_k)
+            self.measure(2 * dataloader_idx + place, ranks, batch.targets, top, batch.grades)
 
 
 def reorder(logits: Tensor, items: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.decision import DecisionConfig
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
-from recsys.results import add_stage
+from recsys.results import add_requests, add_stage, stage_name
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig
 from recsys.training.pruner import LossMix, PrunerTraining
@@ -94,11 +94,14 @@ def train_pruner(config: PrunerRun) -> Path:
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer, lists.lexical))
     if valid:
+        module.keep_requests([len(numbers) for numbers in judged.values() for _ in range(2)])
         trainer.validate(module, datamodule=loaders, verbose=False)
     measured = {name: Measured.of(model, score_lists(model, read(rows=rows))) for name, rows in valid.items()}
     write_pruning(config.folder, model, measured)
     for name, one in measured.items():
         _report(config.folder, name, module.results, one, seconds)
+        for kind, order in (("retriever", f"{name}_retriever"), ("pruner", name)):
+            add_requests(config.folder, stage_name(kind, name), module.requests[order])
     return config.folder
 
 
@@ -143,10 +146,10 @@ def hold_out(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _report(folder: Path, name: str, results: dict[str, dict[str, float]], measured: Measured, seconds: float) -> None:
     """Add the retriever's order and the pruner's, by the same rules on the same candidates, to results.json."""
-    suffix = "" if name == "valid" else f", {name}"
-    add_stage(folder, f"retriever{suffix}", {**results[f"{name}_retriever"], **figures(measured.retriever)})
+    retrieved = {**results[f"{name}_retriever"], **figures(measured.retriever)}
     pruned = {**results[name], **figures(measured.pruner), "ece": measured.ece}
-    add_stage(folder, f"pruner{suffix}", pruned, seconds=seconds)
+    add_stage(folder, stage_name("retriever", name), retrieved)
+    add_stage(folder, stage_name("pruner", name), pruned, seconds=seconds)
 
 
 class _Batches:

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
+from recsys.metrics.per_request import RequestValues
 from recsys.training.frozen import drop_frozen, restore_frozen
 from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
 
@@ -26,12 +28,31 @@ class RankedTraining(LightningModule):
         self.metrics = nn.ModuleList(RankingMetrics(segments=segments, popularity=popularity) for _ in self.valid)
         self.results: dict[str, dict[str, float]] = {}
         """Of the last validation, by name; exact, where loggers get float32."""
+        self.each = nn.ModuleList()
+        """One RequestValues for each of `valid`, once they are to be kept."""
+        self.requests: dict[str, dict[str, np.ndarray]] = {}
+        """What they held after the last validation, by name."""
 
     def metric(self, place: int) -> RankingMetrics:
         """The measures of `valid[place]`."""
         return cast(RankingMetrics, self.metrics[place])
 
+    def keep_requests(self, counts: Sequence[int]) -> None:
+        """From now on, keep what each request is worth, too; `counts` are the requests of each of `valid`."""
+        part = {"first": self.global_rank, "step": self.trainer.world_size}
+        segments = popularity_segments(self.metric(0).popularity)
+        self.each = nn.ModuleList(RequestValues(count, segments, **part) for count in counts)
+
+    def measure(self, place: int, ranks: Tensor, targets: Tensor, top_items: Tensor, grades: Tensor) -> None:
+        """Add requests of `valid[place]` to its measures; arguments as in `RankingMetrics.update`."""
+        self.metric(place).update(ranks, targets, top_items, grades)
+        if self.each:
+            cast(RequestValues, self.each[place]).update(ranks, targets, grades)
+
     def on_validation_epoch_end(self) -> None:
+        for name, values in zip(self.valid, self.each, strict=False):
+            self.requests[name] = cast(RequestValues, values).compute()
+            cast(RequestValues, values).reset()
         for place, name in enumerate(self.valid):
             self.results[name] = self.metric(place).compute()
             self.metric(place).reset()

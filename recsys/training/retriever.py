@@ -80,8 +80,8 @@ class RetrieverTraining(RankedTraining):
         assert self.item_vectors is not None
         scores, seen = score_requests(self.model, self.item_vectors, batch)
         ranks = rank_of_targets(scores, batch.targets, seen)
-        metric = self.metric(dataloader_idx)
-        metric.update(ranks, batch.targets, top_items(scores, metric.list_k, seen), batch.grades)
+        top = top_items(scores, self.metric(dataloader_idx).list_k, seen)
+        self.measure(dataloader_idx, ranks, batch.targets, top, batch.grades)
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

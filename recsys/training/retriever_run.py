@@ -24,7 +24,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import count_parameters, save_retriever
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
-from recsys.results import add_stage
+from recsys.results import add_requests, add_stage, stage_name
 from recsys.tables import DataConfig
 from recsys.training.retriever import LossConfig, RetrieverTraining
 from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
@@ -83,9 +83,12 @@ def train_retriever(config: RetrieverRun) -> Path:
     trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer))
+    if valid:
+        module.keep_requests([len(one) for one in valid.values()])
     for name, values in (evaluate(trainer, module, loaders) if valid else {}).items():
-        stage = "retriever" if name == "valid" else f"retriever, {name}"
+        stage = stage_name("retriever", name)
         add_stage(config.folder, stage, values, seconds=seconds)
+        add_requests(config.folder, stage, module.requests[name])
     return config.folder
 
 

@@ -133,7 +133,7 @@ def open_run(config: RunConfig) -> Path | None:
     folder, checkpoint = config.folder, check_run(config)
     if checkpoint is None:
         with disk_errors(folder):
-            for old in ("metrics.jsonl", "speed.jsonl", "results.json", "samples.json", "wandb_id"):
+            for old in ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", "wandb_id"):
                 (folder / old).unlink(missing_ok=True)
             for old in ("checkpoints", "model", "tensorboard"):
                 shutil.rmtree(folder / old, ignore_errors=True)

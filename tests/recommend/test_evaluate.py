@@ -105,8 +105,8 @@ def test_lists_are_read_in_any_order_of_rows(served, tmp_path):
             return self.file
 
     plain, mixed = Written(frame, "plain"), Written(frame.sample(fraction=1, shuffle=True, seed=1), "mixed")
-    wanted = evaluate_lists(served, requests, ids, plain, part=5)
-    assert evaluate_lists(served, requests, ids, mixed, part=5) == wanted
+    wanted = evaluate_lists(served, requests, ids, plain, part=5).metrics
+    assert evaluate_lists(served, requests, ids, mixed, part=5).metrics == wanted
     hits = [items.tolist().index(target[0]) if target[0] in items else None for items, target in zip(
         lists.items, requests.target_rows, strict=True)]  # fmt: skip
     assert wanted["recall@10"] == pytest.approx(sum(hit is not None for hit in hits) / 5)
@@ -120,7 +120,7 @@ def test_the_baselines_are_ranked_among_unseen_items_alone(served):
     for targets, seen in zip(requests.target_rows, seen_items(served.data, requests), strict=True):
         left = [item for item in np.argsort(-counts, kind="stable").tolist() if item not in set(seen.tolist())]
         hits += len(set(left[:10]) & set(targets.tolist()))
-    assert found["popularity"][0]["recall@10"] == pytest.approx(hits / found["popularity"][0]["queries"])
+    assert found["popularity"].metrics["recall@10"] == pytest.approx(hits / found["popularity"].metrics["queries"])
     assert set(found) == {"popularity", "Markov"}
 
 
@@ -130,6 +130,6 @@ def test_the_baselines_learn_from_train_rows_alone(served):
     blind = replace(served, retriever=replace(
         served.retriever, data=replace(served.data, histories=replace(histories, item=hidden))))  # fmt: skip
     requests = serving_requests(served.data, "valid", np.arange(len(served.data.tables.users)))
-    found, wanted = ({name: metrics for name, (metrics, _) in evaluate_baselines(one, requests).items()} for one in (
+    found, wanted = ({name: one.metrics for name, one in evaluate_baselines(cascade, requests).items()} for cascade in (
         blind, served))  # fmt: skip
     assert found == wanted

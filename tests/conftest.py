@@ -46,14 +46,17 @@ class Cascade:
     candidates: Path
 
     @classmethod
-    def make(cls, folder: Path, *, users: int = 12, items: int = 30, top_k: int = 12) -> "Cascade":
+    def make(
+        cls, folder: Path, *, users: int = 12, items: int = 30, top_k: int = 12, second_queries: float = 0.0
+    ) -> "Cascade":
         rng = np.random.default_rng(0)
         _write_tables(folder / "tables", rng, users, items)
         config = DataConfig(
             root=str(folder / "tables"), cache=str(folder / "cache"),
             items=ItemsConfig(text=["title", "words"], category=["kind"], number=["price"]),
             users=UsersConfig(category=["age", "town"]),
-            interactions=InteractionsConfig(context=["page"]), split=SplitConfig(second=1, valid_queries=0.3),
+            interactions=InteractionsConfig(context=["page"]),
+            split=SplitConfig(second=1, valid_queries=0.3, second_queries=second_queries),
             queries=QueriesConfig(user="user_id", order="timestamp"), relevance=RelevanceConfig(grade="grade"),
         )  # fmt: skip
         data = prepare(config)

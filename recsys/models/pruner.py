@@ -6,6 +6,7 @@ cross-encoder over the words of each (user, candidate) pair (text lora or full).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,7 +44,14 @@ class PrunerConfig:
     context: bool = True
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
+    evidence: Literal["joint", "after"] = "joint"
+    """When the retriever's evidence is weighed. joint: while the rest is learnt. after: a cross-encoder learns from the
+    texts alone, then evidence and texts are weighed on the lists that are held out; for a retriever that knows the
+    train queries by heart (with split.second_queries, held out are those that it does not know)."""
+
     def __post_init__(self) -> None:
+        if self.evidence == "after" and not self.reads_pairs:
+            raise InputError("model.evidence 'after' is for a cross-encoder; set model.text.mode to lora or full.")
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is no multiple of model.heads {self.heads}; change one.")
         if self.history < 1:
@@ -59,7 +67,8 @@ class Pruner(nn.Module):
     """PrunerBatch -> [B, K] float32 logits, -inf at padding.
 
     logit = a * standardised retriever score + b * log(1 + rank) + head(state) + bias, with a = 1, b = 0 and head = 0 at
-    the start. The score is standardised over the list's real candidates, so that no scale of the retriever matters.
+    the start (a = 0 where the evidence is weighed after training, by `weigh`). The score is standardised over the
+    list's real candidates, so that no scale of the retriever matters.
     """
 
     def __init__(self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int) -> None:
@@ -75,7 +84,8 @@ class Pruner(nn.Module):
         self.head = nn.Linear(width, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, _RARE)
-        self.weights = nn.Parameter(torch.tensor([1.0, 0.0]) / _QUICK)  # of score and rank
+        joint = config.evidence == "joint"
+        self.weights = nn.Parameter(torch.tensor([float(joint), 0.0]) / _QUICK, requires_grad=joint)  # of score, rank
         self.calibration, self.decision = Calibration(), DecisionConfig()
         self.promises: Promises | None = None
 
@@ -86,6 +96,13 @@ class Pruner(nn.Module):
         with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             logits = evidence @ (_QUICK * self.weights) + self.head(self.dropout(self.norm(states.float())))[..., 0]
         return logits.masked_fill(~real, float("-inf"))
+
+    @torch.no_grad()
+    def weigh(self, score: float, rank: float, head: float) -> None:
+        """Set the weights of the retriever's evidence, and scale what the head says."""
+        self.weights.copy_(torch.tensor([score, rank]) / _QUICK)
+        for part in self.head.parameters():
+            part.mul_(head)
 
     def _pair_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
         """[B, K, W]: each real pair read together, in blocks; zero at padding."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +10,9 @@ from recsys.batch import PrunerBatch
 from recsys.data.lists import ListEvaluation
 from recsys.errors import InputError
 from recsys.losses.ranking import listwise_softmax, pointwise_bce
+from recsys.metrics.accumulate import RankingMetrics
+from recsys.metrics.long_tail import popularity_segments
+from recsys.metrics.per_request import RequestValues
 from recsys.models.pruner import Pruner
 from recsys.training.optim import OptimConfig
 from recsys.training.ranked import RankedTraining
@@ -61,9 +65,39 @@ class PrunerTraining(RankedTraining):
             logits = self.model(batch.lists)
         for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
             metric = self.metric(2 * dataloader_idx + place)
-            ranks = rank_in_lists(ranked, batch.targets, metric.items)
-            top = _at_least(ranked, metric.list_k)
-            self.measure(2 * dataloader_idx + place, ranks, batch.targets, top, batch.grades)
+            metric.update(*_judged(ranked, batch, metric))
+
+
+class Judge:
+    """The measures of one set of lists, each list judged once: the pruner's order, and the retriever's.
+
+    Every process judges the whole set, so that nothing is gathered.
+    """
+
+    def __init__(self, count: int, popularity: Tensor) -> None:
+        """`count` lists; `popularity` is [N] train interactions."""
+        segments, alone = popularity_segments(popularity), {"sync_on_compute": False}
+        self.metrics = [RankingMetrics(segments=segments, popularity=popularity, **alone) for _ in range(2)]
+        self.each = [RequestValues(count, segments, **alone) for _ in range(2)]
+
+    def add(self, logits: Tensor, batch: ListEvaluation) -> None:
+        """The next lists and their logits [B, K]."""
+        for ranked, metric, each in zip(
+            (reorder(logits, batch.item), batch.item), self.metrics, self.each, strict=True
+        ):
+            ranks, targets, top, grades = _judged(ranked, batch, metric)
+            metric.update(ranks, targets, top, grades)
+            each.update(ranks, targets, grades)
+
+    def compute(self) -> list[tuple[dict[str, float], dict[str, np.ndarray]]]:
+        """Of the pruner and of the retriever: the means, and what each list is worth."""
+        return [(metric.compute(), each.compute()) for metric, each in zip(self.metrics, self.each, strict=True)]
+
+
+def _judged(ranked: Tensor, batch: ListEvaluation, metric: RankingMetrics) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `RankingMetrics.update` takes of ordered lists [B, K]."""
+    ranks = rank_in_lists(ranked, batch.targets, metric.items)
+    return ranks, batch.targets, _at_least(ranked, metric.list_k), batch.grades
 
 
 def reorder(logits: Tensor, items: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from recsys.data.lists import CandidateLists, PrunerRows, list_evaluations
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import uniform
+from recsys.data.split import SECOND
 from recsys.data.text import load_tokenizer
 from recsys.errors import InputError
 from recsys.models.checkpoint import count_parameters, save_pruner
@@ -27,8 +28,17 @@ from recsys.models.text import TextEncoder
 from recsys.results import add_requests, add_stage, stage_name
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig
-from recsys.training.pruner import LossMix, PrunerTraining
-from recsys.training.pruning import CalibrationKind, Measured, check_loss, figures, score_lists, settle, write_pruning
+from recsys.training.pruner import Judge, LossMix, PrunerTraining
+from recsys.training.pruning import (
+    CalibrationKind,
+    Measured,
+    check_loss,
+    figures,
+    score_lists,
+    settle,
+    weigh,
+    write_pruning,
+)
 from recsys.training.retriever_run import sizes, text_sources
 from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
 
@@ -61,6 +71,8 @@ class PrunerRun(RunConfig):
             raise InputError(f"sampled is {self.sampled}; a list needs at least 1 candidate beside the right ones.")
         if not 0 <= self.calibrate <= 0.9:
             raise InputError(f"calibrate is {self.calibrate}; expected a share from 0 to 0.9.")
+        if self.model.evidence == "after" and not self.calibrate:
+            raise InputError("model.evidence 'after' needs lists that are held out, and calibrate is 0; set it to 0.1.")
         if self.decision.loss is not None and not self.calibrate:
             raise InputError("decision.loss is fitted on lists that are held out, and calibrate is 0; set it to 0.1.")
 
@@ -72,7 +84,7 @@ def train_pruner(config: PrunerRun) -> Path:
     data = prepare(config.data)
     lists = CandidateLists.read(Path(config.candidates), data)
     features, pairs, model, tokenizer = build(config, data, lists)
-    learnt, held = hold_out(lists.sets["second"], config.calibrate)
+    learnt, held = hold_out(lists.sets["second"], config.calibrate, _decided(lists, data))
     check_loss(config.decision.loss, int((lists.table(held)[2] > 0).sum()))
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
     judged = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
@@ -80,8 +92,9 @@ def train_pruner(config: PrunerRun) -> Path:
     read = partial(list_evaluations, features, lists, pairs=pairs)
     loaders = DataModule(rows, partial(_valid_loaders, read, list(judged.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
+    popularity = torch.from_numpy(data.popularity())
     module = PrunerTraining(
-        model, torch.from_numpy(data.popularity()), valid=list(judged), optim=config.optim, loss=config.loss,
+        model, popularity, valid=list(judged), optim=config.optim, loss=config.loss,
         total_steps=steps,
     )  # fmt: skip
     checkpoint = open_run(config)
@@ -89,19 +102,19 @@ def train_pruner(config: PrunerRun) -> Path:
     made = {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)}
     write_versions(config.folder, data.hash, made)
     begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/ndcg@10"
-    trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
-    settle(model, score_lists(model, read(rows=held)), config.calibration, config.decision)
+    fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
+    scored = score_lists(model, read(rows=held))
+    if config.model.evidence == "after":
+        scored = weigh(model, scored)
+    settle(model, scored, config.calibration, config.decision)
     seconds = time.perf_counter() - begin
     publish_model(config.folder, partial(_export, model, data, tokenizer, lists.lexical))
-    if valid:
-        module.keep_requests([len(numbers) for numbers in judged.values() for _ in range(2)])
-        trainer.validate(module, datamodule=loaders, verbose=False)
-    measured = {name: Measured.of(model, score_lists(model, read(rows=rows))) for name, rows in valid.items()}
+    measured = {}
+    for name, numbers in valid.items():
+        judge = Judge(len(numbers), popularity)
+        measured[name] = Measured.of(model, score_lists(model, read(rows=numbers), judge.add))
+        _report(config.folder, name, judge, measured[name], seconds)
     write_pruning(config.folder, model, measured)
-    for name, one in measured.items():
-        _report(config.folder, name, module.results, one, seconds)
-        for kind, order in (("retriever", f"{name}_retriever"), ("pruner", name)):
-            add_requests(config.folder, stage_name(kind, name), module.requests[order])
     return config.folder
 
 
@@ -137,19 +150,36 @@ def _training_rows(
     )  # fmt: skip
 
 
-def hold_out(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of requests to learn from, and those held out: by a hash of the number, at least one if `share` > 0."""
+def hold_out(rows: np.ndarray, share: float, decided: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of requests to learn from, and those held out: by a hash of the number, at least one if `share` > 0.
+
+    `decided` [rows] says it of some beforehand: 1 held out, 0 learnt from, -1 by the hash.
+    """
     place = uniform(_HELD_OUT, 0, rows)
     held = (place < share) | ((place == place.min(initial=1.0)) & (share > 0))
+    if decided is not None and share > 0:
+        held = np.where(decided < 0, held, decided > 0)
     return rows[~held], rows[held]
 
 
-def _report(folder: Path, name: str, results: dict[str, dict[str, float]], measured: Measured, seconds: float) -> None:
-    """Add the retriever's order and the pruner's, by the same rules on the same candidates, to results.json."""
-    retrieved = {**results[f"{name}_retriever"], **figures(measured.retriever)}
-    pruned = {**results[name], **figures(measured.pruner), "ece": measured.ece}
-    add_stage(folder, stage_name("retriever", name), retrieved)
-    add_stage(folder, stage_name("pruner", name), pruned, seconds=seconds)
+def _decided(lists: CandidateLists, data: Prepared) -> np.ndarray | None:
+    """[rows] what `split.second_queries` says of the lists that may be learnt from; None where it says nothing.
+
+    Held out are the queries that the retriever does not know, and no others: it knows those by heart.
+    """
+    asked = lists.requests.queries[lists.sets["second"]]
+    unknown = data.queries is not None and (data.queries.stage[asked] == SECOND) & (asked >= 0)
+    return np.where(asked >= 0, unknown, -1) if np.any(unknown) else None
+
+
+def _report(folder: Path, name: str, judge: Judge, measured: Measured, seconds: float) -> None:
+    """Add the retriever's order and the pruner's, by the same rules on the same candidates, to the run's results."""
+    (pruned, pruned_each), (retrieved, retrieved_each) = judge.compute()
+    retriever, pruner = stage_name("retriever", name), stage_name("pruner", name)
+    add_stage(folder, retriever, {**retrieved, **figures(measured.retriever)})
+    add_stage(folder, pruner, {**pruned, **figures(measured.pruner), "ece": measured.ece}, seconds=seconds)
+    add_requests(folder, retriever, retrieved_each)
+    add_requests(folder, pruner, pruned_each)
 
 
 class _Batches:

@@ -2,16 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from recsys.data.lists import ListEvaluation
 from recsys.errors import InputError
+from recsys.losses.ranking import listwise_softmax
 from recsys.metrics.calibration import (
     expected_calibration_error,
     fit_isotonic,
@@ -34,6 +36,7 @@ LOSSES = (
 KEPT = (0.95, 0.99)
 """Shares of the relevant candidates at which it is told how many of the others can be dropped."""
 POINTS = 300  # of a curve in pruning.json
+_STACK_RIDGE = 1e-3
 _LEAST_SCALE = 1e-3  # probabilities are then all but equal to the share of right candidates
 
 
@@ -42,8 +45,9 @@ class Scored:
     """All real candidates of some lists, one after the other."""
 
     lists: int
+    owner: Tensor  # [n] int64, the list of each, rising
     logits: Tensor  # [n] float32, the pruner's
-    evidence: Tensor  # [n] float32, the retriever's score, standardised over its list
+    evidence: Tensor  # [n, 2] float32, the retriever's: score, standardised over its list, and log(1 + rank)
     relevant: Tensor  # [n] bool
 
     def chances(self, model: Pruner) -> Tensor:
@@ -52,18 +56,58 @@ class Scored:
 
 
 @torch.no_grad()
-def score_lists(model: Pruner, batches: Iterable[ListEvaluation]) -> Scored:
-    """The pruner's and the retriever's scores of whole lists."""
+def score_lists(
+    model: Pruner, batches: Iterable[ListEvaluation], watch: Callable[[Tensor, ListEvaluation], None] | None = None
+) -> Scored:
+    """The pruner's and the retriever's scores of whole lists; `watch` is shown the logits [B, K] of each batch."""
     device, lists = next(model.parameters()).device, 0
-    found = [(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.bool))]
+    found = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, 2), torch.zeros(0, dtype=torch.bool))]
     model.eval()
     for batch in batches:
         real = batch.lists.candidate >= 0
-        logits, evidence = model(batch.lists.to(device)).cpu(), retriever_evidence(batch.lists, real)[..., 0]
-        found.append((logits[real], evidence[real], batch.lists.label[real] > 0))
+        logits, evidence = model(batch.lists.to(device)).cpu(), retriever_evidence(batch.lists, real)
+        owner = lists + torch.arange(len(real))[:, None].expand_as(real)
+        found.append((owner[real], logits[real], evidence[real], batch.lists.label[real] > 0))
         lists += len(real)
-    logits, evidence, relevant = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Scored(lists=lists, logits=logits, evidence=evidence, relevant=relevant)
+        if watch is not None:
+            watch(logits, batch)
+    owner, logits, evidence, relevant = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant)
+
+
+def weigh(model: Pruner, held: Scored) -> Scored:
+    """Give a model that has learnt without the retriever's evidence the weights of that evidence and of its own head.
+
+    They are fitted on lists that neither model has learnt from. Returns these lists as the model now scores them.
+    """
+    columns = torch.cat([held.evidence, held.logits[:, None]], dim=1)  # [n, 3]
+    weights = fit_weights(columns, held.relevant, held.owner)
+    model.weigh(*weights.tolist())
+    return replace(held, logits=(columns.double() @ weights).float())
+
+
+def fit_weights(columns: Tensor, relevant: Tensor, owner: Tensor) -> Tensor:
+    """[F] float64 weights of a sum of columns [n, F] by which the relevant ones stand first in their lists.
+
+    They minimise the listwise softmax loss and a ridge of 0.001 (stacking, Wolpert 1992), which is convex.
+    """
+    sizes = torch.bincount(owner).tolist()
+    padded = [
+        pad_sequence(list(part.split(sizes)), batch_first=True) for part in (columns.double(), relevant, owner + 1)
+    ]
+    table, labels, mask = padded[0], padded[1].double(), padded[2] > 0
+    weights = torch.zeros(columns.shape[1], dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        value = listwise_softmax(table @ weights, labels, mask) + _STACK_RIDGE * weights.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        search.step(loss)
+    return weights.detach()
 
 
 def check_loss(loss: float | None, relevant: int) -> None:
@@ -126,10 +170,10 @@ class Measured:
     def of(cls, model: Pruner, scored: Scored) -> "Measured":
         """The measures of some lists."""
         chances, relevant = scored.chances(model), int(scored.relevant.sum())
+        pruner, retriever = (pruning_curve(score, scored.relevant) for score in (chances, scored.evidence[:, 0]))
         return cls(
             lists=scored.lists, relevant=relevant, others=len(chances) - relevant,
-            pruner=pruning_curve(chances, scored.relevant), retriever=pruning_curve(scored.evidence, scored.relevant),
-            chances=chances, labels=scored.relevant,
+            pruner=pruner, retriever=retriever, chances=chances, labels=scored.relevant,
         )  # fmt: skip
 
     @property

@@ -11,6 +11,7 @@ from recsys.config import TextConfig
 from recsys.data.datamodule import LoaderConfig
 from recsys.data.datasets import Features, Texts
 from recsys.data.lists import CandidateLists
+from recsys.data.split import SECOND
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import DecisionConfig
@@ -157,6 +158,35 @@ def test_the_same_run_twice_gives_the_same_weights_and_figures(cascade, tmp_path
     assert (first / "results.json").read_text().split('"seconds"')[0] == (second / "results.json").read_text().split(
         '"seconds"'
     )[0]
+
+
+def test_what_is_decided_beforehand_is_held_out_whatever_the_share():
+    rows, decided = np.arange(300), np.repeat([-1, 0, 1], 100)
+    learnt, held = hold_out(rows, 0.1, decided)
+    assert set(range(100, 200)) <= set(learnt.tolist())
+    assert set(range(200, 300)) <= set(held.tolist())
+    assert held[held < 100].tolist() == [row for row in hold_out(rows, 0.1)[1].tolist() if row < 100]
+    assert not len(hold_out(rows, 0.0, decided)[1])
+
+
+def test_evidence_weighed_afterwards_rests_on_queries_that_the_retriever_does_not_know(cascades, tmp_path):
+    cascade = cascades.make(tmp_path, second_queries=0.4)
+    config = run_of(cascade, tmp_path, replace(SMALL, text=WORDS, evidence="after"))
+    model = load_pruner(train_pruner(config) / "model")
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    asked = lists.requests.queries[lists.sets["second"]]
+    unknown = (asked >= 0) & (cascade.data.queries.stage[asked] == SECOND)
+    assert 0 < unknown.sum() < (asked >= 0).sum()
+    decided = np.where(asked >= 0, unknown, -1)
+    assert model.promises.lists == len(hold_out(lists.sets["second"], 0.3, decided)[1])
+    assert not torch.equal(model.weights, torch.zeros(2))
+
+
+def test_evidence_weighed_afterwards_needs_lists_and_texts(cascade, tmp_path):
+    with pytest.raises(InputError, match="cross-encoder"):
+        replace(SMALL, evidence="after")
+    with pytest.raises(InputError, match="calibrate is 0"):
+        run_of(cascade, tmp_path, replace(SMALL, text=WORDS, evidence="after"), calibrate=0.0)
 
 
 def test_lists_are_held_out_by_their_number_and_at_least_one():

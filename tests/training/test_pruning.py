@@ -20,8 +20,10 @@ from recsys.training.pruning import (
     check_loss,
     figures,
     fit_calibration,
+    fit_weights,
     score_lists,
     settle,
+    weigh,
     write_pruning,
 )
 
@@ -31,8 +33,10 @@ def drawn(rows: int = 4000, lists: int = 40) -> Scored:
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(rows, generator=generator) - 3
     relevant = torch.rand(rows, generator=generator) < torch.sigmoid(logits)
-    evidence = logits + 3 * torch.randn(rows, generator=generator)
-    return Scored(lists=lists, logits=logits, evidence=evidence, relevant=relevant)
+    score = logits + 3 * torch.randn(rows, generator=generator)
+    owner = torch.arange(lists).repeat_interleave(rows // lists)
+    evidence = torch.stack([score, torch.zeros(rows)], dim=1)
+    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant)
 
 
 def pruner() -> Pruner:
@@ -48,8 +52,54 @@ def test_lists_are_scored_candidate_by_candidate_beside_the_retrievers_standardi
     assert scored.lists == len(rows)
     assert scored.relevant.tolist() == (label[item >= 0] > 0).tolist()
     plain = (score - score.mean(1, keepdims=True)) / score.std(1, keepdims=True)
-    np.testing.assert_allclose(scored.evidence, plain[item >= 0], atol=1e-5)
-    np.testing.assert_allclose(scored.logits, scored.evidence - 4, atol=1e-5)  # untrained: the evidence and a bias
+    assert scored.owner.tolist() == np.nonzero(item >= 0)[0].tolist()
+    np.testing.assert_allclose(scored.evidence[:, 0], plain[item >= 0], atol=1e-5)
+    np.testing.assert_allclose(scored.evidence[:, 1], np.log1p(np.nonzero(item >= 0)[1]), atol=1e-5)
+    np.testing.assert_allclose(scored.logits, scored.evidence[:, 0] - 4, atol=1e-5)  # untrained: evidence and a bias
+
+
+def test_whoever_watches_sees_the_logits_of_every_batch(cascade):
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    features, rows = Features(cascade.data, Texts(), Texts(), max_items=4), lists.sets["valid"]
+    seen: list[torch.Tensor] = []
+    batches = list_evaluations(features, lists, rows, None, batch_size=5)
+    scored = score_lists(pruner().eval(), batches, lambda logits, batch: seen.append(logits[batch.item >= 0]))
+    assert torch.equal(torch.cat(seen), scored.logits)
+
+
+def test_weights_are_those_of_the_smallest_listwise_loss():
+    held = drawn(400, 20)
+    columns = torch.cat([held.evidence, held.logits[:, None]], dim=1)
+    found = fit_weights(columns, held.relevant, held.owner)
+
+    def loss(weights: torch.Tensor) -> float:
+        total, lists = 0.0, 0
+        for one in range(20):
+            rows = held.owner == one
+            if held.relevant[rows].any():
+                log_chance = (columns[rows].double() @ weights).log_softmax(0)
+                total, lists = total - float(log_chance[held.relevant[rows]].mean()), lists + 1
+        return total / lists + 1e-3 * float(weights.square().sum())
+
+    assert found[1] == 0  # a column that tells nothing
+    assert found[2] > found[0]
+    for step in torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64):
+        assert loss(found) < loss(found + 0.03 * step)
+
+
+def test_a_weighed_pruner_scores_the_held_out_lists_as_it_says(cascade):
+    lists = CandidateLists.read(cascade.candidates, cascade.data)
+    features, rows = Features(cascade.data, Texts(), Texts(), max_items=4), lists.sets["second"]
+    model = pruner().eval()
+    torch.nn.init.zeros_(model.weights)
+    torch.nn.init.normal_(model.head.weight)
+
+    def scored() -> Scored:
+        return score_lists(model, list_evaluations(features, lists, rows, None))
+
+    weighed = weigh(model, scored())
+    assert not torch.equal(model.weights, torch.zeros(2))
+    np.testing.assert_allclose(scored().logits, weighed.logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["platt", "temperature", "isotonic"])
@@ -101,8 +151,11 @@ def test_the_file_tells_both_curves_and_the_figures_of_the_pruner_that_knows_mor
     one = Measured.of(model, held)
     assert figures(one.pruner)["dropped@95"] > figures(one.retriever)["dropped@95"] > 0
     nothing = Measured.of(
-        model, Scored(lists=1, logits=torch.ones(3), evidence=torch.ones(3), relevant=torch.zeros(3) > 0)
-    )
+        model, Scored(
+            lists=1, owner=torch.zeros(3).long(), logits=torch.ones(3), evidence=torch.ones(3, 2),
+            relevant=torch.zeros(3) > 0,
+        )
+    )  # fmt: skip
     assert figures(nothing.pruner) == {}
     write_pruning(tmp_path, model, {"valid": one, "valid_query": nothing})
     content = json.loads((tmp_path / "pruning.json").read_text(), parse_constant=pytest.fail)

@@ -56,6 +56,7 @@ def save_pruner(model: Pruner, folder: Path) -> None:
         "vector_width": model.vector_width,
     }
     content |= {**asdict(model.calibration), "decision": asdict(model.decision)}
+    content |= {"lexical": True} if model.lexical else {}
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
     if model.text is not None:
@@ -69,8 +70,9 @@ def load_pruner(folder: Path) -> Pruner:
     text = TextConfig(**values.pop("text")) if values.get("text") else values.pop("text")
     encoder = TextEncoder.load(folder / "text", text) if text else None
     model = Pruner(
-        PrunerConfig(**values, text=text), Sizes(**content["sizes"]), encoder, vector_width=content["vector_width"]
-    )
+        PrunerConfig(**values, text=text), Sizes(**content["sizes"]), encoder, vector_width=content["vector_width"],
+        lexical=content.get("lexical", False),
+    )  # fmt: skip
     load_weights(model, folder / "model.safetensors")
     model.calibration = Calibration(scale=content["scale"], shift=content["shift"])
     model.decision = DecisionConfig(**content["decision"])

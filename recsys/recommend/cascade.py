@@ -136,7 +136,7 @@ class Cascade:
             )  # fmt: skip
         logits = score_candidates(
             self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
-            found.users, pairs=self.pruner.pairs,
+            found.users, pairs=self.pruner.pairs, lexical=found.lexical,
         )  # fmt: skip
         chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
         return prune(found.items, found.scores, logits, chances, self.decision)

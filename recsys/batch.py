@@ -125,6 +125,7 @@ class PrunerBatch(Batch):
     candidate: Tensor  # [B, K] int64 rows of `items`, padded with -1 at the end
     retriever_score: Tensor  # [B, K] float32
     label: Tensor  # [B, K] float32 grade, 0 = not relevant
+    lexical_score: Tensor | None = None  # [B, K] float32 of a lexical source, 0 without a query; None: no such source
     rank: Tensor | None = None  # [B, K] int64 place in the retriever's list; None: the column (nothing was left out)
     pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained
     tokens: int = 0  # real tokens or states in this batch, for the rate that is logged

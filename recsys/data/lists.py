@@ -43,6 +43,7 @@ class CandidateLists:
     item: np.ndarray  # [candidates] int32
     score: np.ndarray  # [candidates] float32
     label: np.ndarray  # [candidates] float32
+    lexical_score: np.ndarray | None  # [candidates] float32, None where `lexical` is None
     item_vectors: np.ndarray  # [N, D] float32
     user_vectors: np.ndarray  # [R, D] float32
     lexical: dict[str, Any] | None
@@ -57,7 +58,9 @@ class CandidateLists:
             remedy = "set data.split.second to 1 or more before the retriever is trained"
             raise InputError(f"The pruner has nothing to learn from: {remedy}.")
         requests = join_requests([one for _, one in groups])
-        frame = _read_parts(folder, len(requests), len(data.catalogue))
+        lexical = source.get("lexical")
+        more = [] if lexical is None else ["lexical_score"]
+        frame = _read_parts(folder, len(requests), len(data.catalogue), more)
         counts = np.bincount(frame["request"].to_numpy(), minlength=len(requests))
         items, users = (_vectors(folder, name) for name in ("item_vectors", "user_vectors"))
         if len(items) != len(data.catalogue) or len(users) != len(requests):
@@ -65,19 +68,33 @@ class CandidateLists:
         return cls(
             requests=requests, sets=_sets(groups), offsets=np.concatenate([[0], np.cumsum(counts)]),
             item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(),
-            item_vectors=items, user_vectors=users, lexical=source.get("lexical"),
+            item_vectors=items, user_vectors=users, lexical=lexical,
+            lexical_score=frame[more[0]].to_numpy() if more else None,
         )  # fmt: skip
 
     def table(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Items (padded with -1), scores and labels of some requests, each [B, K]."""
-        starts, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
-        steps = np.arange(max(int(sizes.max(initial=0)), 1))
-        real = steps < sizes[:, None]
-        where = (starts[:, None] + steps)[real]
+        real, where = self._places(rows)
         item = np.full(real.shape, -1, dtype=np.int64)
         score, label = np.zeros(real.shape, dtype=np.float32), np.zeros(real.shape, dtype=np.float32)
         item[real], score[real], label[real] = self.item[where], self.score[where], self.label[where]
         return item, score, label
+
+    def lexical_table(self, rows: np.ndarray) -> np.ndarray | None:
+        """[B, K] float32 scores of the lexical source, 0 at padding; None where there was none."""
+        if self.lexical_score is None:
+            return None
+        real, where = self._places(rows)
+        score = np.zeros(real.shape, dtype=np.float32)
+        score[real] = self.lexical_score[where]
+        return score
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[B, K] bool, which entries of a table are real, and the candidate that stands at each of these."""
+        starts, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        steps = np.arange(max(int(sizes.max(initial=0)), 1))
+        real = steps < sizes[:, None]
+        return real, (starts[:, None] + steps)[real]
 
     def found(self) -> np.ndarray:
         """[R] bool: whether a right answer stands in the list."""
@@ -100,12 +117,12 @@ def _source(folder: Path, data: Prepared) -> dict:
     return source
 
 
-def _read_parts(folder: Path, requests: int, items: int) -> pl.DataFrame:
-    """All candidates, sorted by request and rank."""
+def _read_parts(folder: Path, requests: int, items: int, more: list[str]) -> pl.DataFrame:
+    """All candidates, sorted by request and rank, with some columns `more`."""
     paths = sorted(folder.glob("part-*.parquet"))
     if not paths:
         raise _incomplete(folder, "it has no part-*.parquet")
-    frame = pl.scan_parquet(paths).select("request", "rank", "item", "score", "label").collect()
+    frame = pl.scan_parquet(paths).select("request", "rank", "item", "score", "label", *more).collect()
     if len(frame) != Parts(folder, "").rows():
         raise _incomplete(folder, "its parts do not hold the rows that its manifest.json names")
     inside = pl.col("request").is_between(0, requests - 1) & pl.col("item").is_between(0, items - 1)
@@ -145,6 +162,7 @@ def latest_only(features: Features, history: int) -> Features:
 def assemble_lists(
     features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, labels: np.ndarray,
     item_vectors: np.ndarray, user_vectors: np.ndarray, pairs: PairTexts | None, *, ranks: np.ndarray | None = None,
+    lexical: np.ndarray | None = None,
 ) -> PrunerBatch:  # fmt: skip
     """B requests and their candidates as a batch, for training and for inference.
 
@@ -158,6 +176,7 @@ def assemble_lists(
         user_vectors: [B, D] the retriever's vectors of these requests.
         pairs: reader of pairs of texts for a cross-encoder, or None.
         ranks: [B, K] places in the retriever's lists where candidates were left out; None: the columns.
+        lexical: [B, K] scores of a lexical source, or None.
     """
     pasts = request_pasts(features, requests)
     known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
@@ -173,6 +192,7 @@ def assemble_lists(
         candidate=torch.from_numpy(np.where(candidates >= 0, local.find(candidates), -1)),
         retriever_score=torch.from_numpy(np.asarray(scores, dtype=np.float32)),
         label=torch.from_numpy(np.asarray(labels, dtype=np.float32)),
+        lexical_score=None if lexical is None else torch.from_numpy(lexical),
         rank=None if ranks is None else torch.from_numpy(ranks),
         pairs=texts,
         tokens=states if texts is None else int(texts.mask.sum()),
@@ -212,10 +232,12 @@ class PrunerRows:
         item, score, label = lists.table(rows)
         kept = self._kept(draw.epoch, rows, item, label)
         item, score, label = (np.take_along_axis(table, kept, axis=1) for table in (item, score, label))
+        lexical = lists.lexical_table(rows)
         left_out = np.arange(item.shape[1]) >= (kept >= 0).sum(1, keepdims=True)
         return assemble_lists(
             self.features, lists.requests.take(rows), np.where(left_out, -1, item), score, np.where(left_out, 0, label),
             lists.item_vectors, lists.user_vectors[rows], self.pairs, ranks=np.maximum(kept, 0),
+            lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
         )  # fmt: skip
 
     def _kept(self, epoch: int, rows: np.ndarray, item: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -247,6 +269,9 @@ def _evaluation(features: Features, lists: CandidateLists, rows: np.ndarray, pai
     targets, grades = np.full((len(rows), width), -1, dtype=np.int64), np.zeros((len(rows), width), dtype=np.float32)
     for number, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
         targets[number, : len(right)], grades[number, : len(right)] = right, grade
-    batch = assemble_lists(features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], pairs)
+    batch = assemble_lists(
+        features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], pairs,
+        lexical=lists.lexical_table(rows),
+    )  # fmt: skip
     answers = {"targets": torch.from_numpy(targets), "grades": torch.from_numpy(grades)}
     return ListEvaluation(lists=batch, item=torch.from_numpy(item), **answers)

@@ -58,6 +58,7 @@ def save_pruner(model: Pruner, folder: Path) -> None:
     }
     content |= {**asdict(model.calibration), "decision": asdict(model.decision)}
     content["promises"] = asdict(model.promises) if model.promises else None
+    content |= {"lexical": True} if model.lexical else {}
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
     if model.text is not None:
@@ -74,7 +75,7 @@ def load_pruner(folder: Path) -> Pruner:
         width, calibration = content["vector_width"], _calibration(content)
         decision, promises = DecisionConfig(**content["decision"]), _promises(content.get("promises"))
     encoder = TextEncoder.load(Path(folder) / "text", text) if text else None
-    model = Pruner(config, sizes, encoder, vector_width=width)
+    model = Pruner(config, sizes, encoder, vector_width=width, lexical=content.get("lexical", False))
     load_weights(model, Path(folder) / "model.safetensors")
     model.calibration, model.decision, model.promises = calibration, decision, promises
     return model.eval()

@@ -32,6 +32,8 @@ class JointConfig:
     """Of the frozen encoder's vectors; 0 for none."""
     vector_width: int
     """Of the retriever's vectors."""
+    evidence: int
+    """Columns of the sources' evidence."""
 
 
 class JointEncoder(nn.Module):
@@ -44,7 +46,7 @@ class JointEncoder(nn.Module):
         self.item = _projection(config.vector_width, width)
         self.user = _projection(config.vector_width, width)
         self.match = nn.Linear(config.vector_width, width)
-        self.evidence = nn.Linear(2, width)
+        self.evidence = nn.Linear(config.evidence, width)
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
@@ -60,7 +62,7 @@ class JointEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, batch: PrunerBatch, evidence: Tensor) -> Tensor:
-        """`evidence` [B, K, 2] is what the retriever says of each candidate: standardised score, log of 1 + rank."""
+        """`evidence` [B, K, E] is what the sources say of each candidate (`retriever_evidence`)."""
         items = self._items(batch.items, batch.item_vector)
         users, mask = self._users(batch, items)
         x = torch.cat([users, self._candidates(batch, items, evidence)], dim=1)

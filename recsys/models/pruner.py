@@ -68,15 +68,19 @@ class Pruner(nn.Module):
 
     logit = a * standardised retriever score + b * log(1 + rank) + head(state) + bias, with a = 1, b = 0 and head = 0 at
     the start (a = 0 where the evidence is weighed after training, by `weigh`). The score is standardised over the
-    list's real candidates, so that no scale of the retriever matters.
+    list's real candidates, so that no scale of the retriever matters. A pruner that is made beside a lexical source
+    adds c * that source's standardised score, with c = 0 at the start.
     """
 
-    def __init__(self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int) -> None:
+    def __init__(
+        self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int, lexical: bool = False
+    ) -> None:
         """`vector_width` is the width of the retriever's vectors; `sizes` those of the data's columns."""
         super().__init__()
         self.config, self.sizes, self.text, self.vector_width = config, sizes, text, vector_width
+        self.lexical = lexical
         text_width = text.width if text else 0
-        shape = _joint_config(config, text_width, vector_width)
+        shape = _joint_config(config, text_width, vector_width, evidence=3 if lexical else 2)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         self.norm = nn.LayerNorm(width) if config.reads_pairs else nn.Identity()  # joint states are normalised already
@@ -85,22 +89,23 @@ class Pruner(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, _RARE)
         joint = config.evidence == "joint"
-        self.weights = nn.Parameter(torch.tensor([float(joint), 0.0]) / _QUICK, requires_grad=joint)  # of score, rank
+        start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
+        self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
         self.calibration, self.decision = Calibration(), DecisionConfig()
         self.promises: Promises | None = None
 
     def forward(self, batch: PrunerBatch) -> Tensor:
         real = batch.candidate >= 0
-        evidence = retriever_evidence(batch, real)
+        evidence = retriever_evidence(batch, real, lexical=self.lexical)
         states = self._pair_states(batch, real) if self.joint is None else self.joint(batch, evidence)
         with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             logits = evidence @ (_QUICK * self.weights) + self.head(self.dropout(self.norm(states.float())))[..., 0]
         return logits.masked_fill(~real, float("-inf"))
 
     @torch.no_grad()
-    def weigh(self, score: float, rank: float, head: float) -> None:
-        """Set the weights of the retriever's evidence, and scale what the head says."""
-        self.weights.copy_(torch.tensor([score, rank]) / _QUICK)
+    def weigh(self, evidence: list[float], head: float) -> None:
+        """Set the weights of the columns of evidence, and scale what the head says."""
+        self.weights.copy_(torch.tensor(evidence) / _QUICK)
         for part in self.head.parameters():
             part.mul_(head)
 
@@ -120,15 +125,27 @@ class Pruner(nn.Module):
         return np.where(real, self.calibration.probability(np.where(real, logits, 0.0)), 0.0).astype(np.float32)
 
 
-def retriever_evidence(batch: PrunerBatch, real: Tensor) -> Tensor:
-    """[B, K, 2] float32: the retriever's score, zero mean and unit deviation over the list, and log(1 + rank)."""
-    score = batch.retriever_score.float().masked_fill(~real, 0)
+def retriever_evidence(batch: PrunerBatch, real: Tensor, *, lexical: bool = False) -> Tensor:
+    """[B, K, 2] float32: the retriever's score, zero mean and unit deviation over the list, and log(1 + rank).
+
+    With `lexical` [B, K, 3]: the lexical source's score too, standardised alike; 0 where a batch has none.
+    """
+    columns = torch.arange(real.shape[1], device=real.device).expand_as(real)
+    rank = columns if batch.rank is None else batch.rank.clamp_min(0)
+    evidence = [_standardised(batch.retriever_score, real), rank.float().log1p()]
+    if lexical:
+        scores = torch.zeros_like(batch.retriever_score) if batch.lexical_score is None else batch.lexical_score
+        evidence.append(_standardised(scores, real))
+    return torch.stack(evidence, dim=-1)
+
+
+def _standardised(scores: Tensor, real: Tensor) -> Tensor:
+    """[B, K] float32 of mean 0 and deviation 1 over the real entries of each row; 0 at padding and among equals."""
+    score = scores.float().masked_fill(~real, 0)
     count = real.sum(1, keepdim=True).clamp_min(1)
     centred = (score - score.sum(1, keepdim=True) / count).masked_fill(~real, 0)
     spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
-    columns = torch.arange(real.shape[1], device=real.device).expand_as(real)
-    rank = columns if batch.rank is None else batch.rank.clamp_min(0)
-    return torch.stack([centred / spread.clamp_min(1e-6), rank.float().log1p()], dim=-1)
+    return centred / spread.clamp_min(1e-6)
 
 
 def _some(pairs: TextBatch, rows: Tensor) -> TextBatch:
@@ -136,8 +153,9 @@ def _some(pairs: TextBatch, rows: Tensor) -> TextBatch:
     return TextBatch(ids=pairs.ids[rows], mask=pairs.mask[rows], part=part)
 
 
-def _joint_config(config: PrunerConfig, text_width: int, vector_width: int) -> JointConfig:
+def _joint_config(config: PrunerConfig, text_width: int, vector_width: int, *, evidence: int) -> JointConfig:
     return JointConfig(
         width=config.width, layers=config.layers, heads=config.heads, dropout=config.dropout, history=config.history,
         profile=config.profile, context=config.context, text_width=text_width, vector_width=vector_width,
+        evidence=evidence,
     )  # fmt: skip

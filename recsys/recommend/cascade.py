@@ -152,7 +152,7 @@ class Cascade:
         with part("score"):
             logits = score_candidates(
                 self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
-                found.users, pairs=self.pruner.pairs,
+                found.users, pairs=self.pruner.pairs, lexical=found.lexical,
             )  # fmt: skip
         with part("decide"):
             chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)

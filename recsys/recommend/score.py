@@ -20,6 +20,7 @@ from recsys.tables import DataConfig
 def score_candidates(
     pruner: Pruner, features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray,
     item_vectors: np.ndarray, user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
+    lexical: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """[R, K] float32 logits of the candidates of R requests, -inf at padding.
 
@@ -33,6 +34,7 @@ def score_candidates(
         user_vectors: [R, D] the retriever's vectors of the requests.
         batch_size: requests scored at one time.
         pairs: reader of pairs of texts (`open_pairs`), which a cross-encoder needs.
+        lexical: [R, K] scores of a lexical source, or None.
     """
     if pruner.config.reads_pairs and pairs is None:
         remedy = "open them with open_pairs(folder, pruner, data, config)"
@@ -43,8 +45,9 @@ def score_candidates(
         rows = np.arange(start, min(start + batch_size, len(requests)))
         own = candidates[rows]
         batch = assemble_lists(
-            narrow, requests.take(rows), own, scores[rows], np.zeros(own.shape), item_vectors, user_vectors[rows], pairs
-        )
+            narrow, requests.take(rows), own, scores[rows], np.zeros(own.shape), item_vectors, user_vectors[rows],
+            pairs, lexical=None if lexical is None else lexical[rows],
+        )  # fmt: skip
         out[rows] = pruner(batch.to(device)).cpu().numpy()
     return out
 

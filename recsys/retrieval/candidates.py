@@ -118,10 +118,12 @@ def _write_parts(
 def _frame(requests: Requests, found: Found, stage: str, first: int) -> pl.DataFrame:
     rows, ranks = np.nonzero(found.items >= 0)
     item = found.items[rows, ranks]
+    lexical = {} if found.lexical is None else {"lexical_score": found.lexical[rows, ranks]}
     return pl.DataFrame(
         {
             "request": first + rows, "stage": pl.repeat(stage, len(rows), eager=True), "item": item.astype(np.int32),
             "rank": ranks.astype(np.int32), "score": found.scores[rows, ranks], "label": _labels(requests, rows, item),
+            **lexical,
         }
     )  # fmt: skip
 

@@ -138,7 +138,8 @@ def build(
     features = Features(data, items, queries, max_items=min(history, config.data.history.max_items), searches=searched)
     torch.manual_seed(config.seed)
     known = sizes(data, len(tokenizer) if tokenizer else 0)
-    return features, pairs, Pruner(config.model, known, encoder, vector_width=lists.item_vectors.shape[1]), tokenizer
+    width, lexical = lists.item_vectors.shape[1], lists.lexical is not None
+    return features, pairs, Pruner(config.model, known, encoder, vector_width=width, lexical=lexical), tokenizer
 
 
 def _training_rows(

@@ -47,7 +47,7 @@ class Scored:
     lists: int
     owner: Tensor  # [n] int64, the list of each, rising
     logits: Tensor  # [n] float32, the pruner's
-    evidence: Tensor  # [n, 2] float32, the retriever's: score, standardised over its list, and log(1 + rank)
+    evidence: Tensor  # [n, E] float32, from `retriever_evidence`; the first is the retriever's score
     relevant: Tensor  # [n] bool
 
     def chances(self, model: Pruner) -> Tensor:
@@ -61,11 +61,13 @@ def score_lists(
 ) -> Scored:
     """The pruner's and the retriever's scores of whole lists; `watch` is shown the logits [B, K] of each batch."""
     device, lists = next(model.parameters()).device, 0
-    found = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0), torch.zeros(0, 2), torch.zeros(0, dtype=torch.bool))]
+    none, columns = torch.zeros(0), len(model.weights)
+    found = [(none.long(), none, torch.zeros(0, columns), none.bool())]
     model.eval()
     for batch in batches:
         real = batch.lists.candidate >= 0
-        logits, evidence = model(batch.lists.to(device)).cpu(), retriever_evidence(batch.lists, real)
+        evidence = retriever_evidence(batch.lists, real, lexical=model.lexical)
+        logits = model(batch.lists.to(device)).cpu()
         owner = lists + torch.arange(len(real))[:, None].expand_as(real)
         found.append((owner[real], logits[real], evidence[real], batch.lists.label[real] > 0))
         lists += len(real)
@@ -80,9 +82,10 @@ def weigh(model: Pruner, held: Scored) -> Scored:
 
     They are fitted on lists that neither model has learnt from. Returns these lists as the model now scores them.
     """
-    columns = torch.cat([held.evidence, held.logits[:, None]], dim=1)  # [n, 3]
+    columns = torch.cat([held.evidence, held.logits[:, None]], dim=1)  # [n, E + 1]
     weights = fit_weights(columns, held.relevant, held.owner)
-    model.weigh(*weights.tolist())
+    *evidence, head = weights.tolist()
+    model.weigh(evidence, head)
     return replace(held, logits=(columns.double() @ weights).float())
 
 

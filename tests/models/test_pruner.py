@@ -9,6 +9,7 @@ import torch
 from recsys.batch import ItemBatch, PrunerBatch, TextBatch, UserBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
+from recsys.models.checkpoint import load_pruner, save_pruner
 from recsys.models.decision import Calibration
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
@@ -191,6 +192,33 @@ def test_the_evidence_is_standardised_over_real_candidates_and_knows_the_rank():
     torch.testing.assert_close(retriever_evidence(scaled, real(batch))[..., 0], evidence[..., 0], atol=1e-4, rtol=0)
     ranked = replace(batch, rank=torch.full((ROWS, LISTED), 8))
     assert retriever_evidence(ranked, real(batch))[0, 0, 1] == pytest.approx(np.log(9))
+
+
+def test_a_lexical_score_is_a_third_column_standardised_alike():
+    batch = make_batch()
+    lexical = torch.rand(ROWS, LISTED).masked_fill(~real(batch), 0)
+    evidence = retriever_evidence(replace(batch, lexical_score=lexical), real(batch), lexical=True)
+    torch.testing.assert_close(evidence[..., :2], retriever_evidence(batch, real(batch)), rtol=0, atol=0)
+    as_score = replace(batch, retriever_score=lexical)
+    torch.testing.assert_close(evidence[..., 2], retriever_evidence(as_score, real(batch))[..., 0], rtol=0, atol=0)
+    assert not retriever_evidence(batch, real(batch), lexical=True)[..., 2].any()
+
+
+def test_an_untrained_pruner_beside_a_lexical_source_keeps_the_order_too_and_learns_its_weight(tmp_path):
+    batch = replace(make_batch(), lexical_score=torch.rand(ROWS, LISTED))
+    model = Pruner(SMALL, SIZES, None, vector_width=8, lexical=True).eval()
+    logits = model(batch)
+    assert all(row[row.isfinite()].diff().le(0).all() for row in logits)
+    logits[real(batch)].square().sum().backward()
+    assert model.weights.grad[2] != 0
+    save_pruner(model, tmp_path)
+    torch.testing.assert_close(load_pruner(tmp_path)(batch), logits, rtol=0, atol=0)
+
+
+def test_a_pruner_without_a_lexical_source_does_not_see_its_scores():
+    batch, model = make_batch(), joint()
+    with_scores = replace(batch, lexical_score=torch.rand(ROWS, LISTED))
+    torch.testing.assert_close(model(with_scores), model(batch), rtol=0, atol=0)
 
 
 def test_autocast_leaves_the_order_of_an_untrained_pruner_alone():

@@ -11,6 +11,7 @@ from recsys.config import parse_run
 from recsys.data.lists import CandidateLists
 from recsys.data.requests import query_requests, validation_requests
 from recsys.data.split import VALID
+from recsys.models.checkpoint import load_pruner
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.recommender import Recommender
 from recsys.recommend.run import InferRun, run_stage
@@ -75,6 +76,25 @@ def test_rows_of_the_sources_are_what_plain_counting_gives(served, made):
         assert found["recall@10"] == pytest.approx(np.mean(hits))
         assert found["mrr"] == pytest.approx(np.mean([1 / (1 + place[0]) if len(place) else 0 for place in first]))
         assert found["queries"] == (data.queries.stage == VALID).sum()
+
+
+def test_a_pruner_learns_from_the_lexical_scores_of_the_candidates(served, made):
+    candidates = CandidateLists.read(made / "infer/candidates", served.data)
+    numbers = candidates.sets["valid_query"]
+    items, *_ = candidates.table(numbers)
+    texts = [served.data.queries.texts[row] for row in candidates.requests.queries[numbers]]
+    wanted = np.take_along_axis(LexicalIndex(served.data.catalogue.texts, LexicalConfig()).scores(texts), items, 1)
+    np.testing.assert_array_equal(candidates.lexical_table(numbers), wanted)
+    assert not candidates.lexical_table(candidates.sets["valid"]).any()
+    assert load_pruner(made / "pruner/model").weights.detach()[2] != 0
+
+
+def test_lists_score_what_the_pruners_trainer_said_of_the_fused_candidates(journey, made):
+    cascade = open_cascade(journey.infer(*LEXICAL, f"--pruner={made}/pruner", output=made))
+    requests = validation_requests(cascade.data, ["query_to_item"])["valid_query"]
+    lists = cascade.recommend(requests).items
+    hits = [np.isin(right, own[:10]).mean() for right, own in zip(requests.target_rows, lists, strict=True)]
+    assert stages(made / "pruner")["pruner, valid_query"]["recall@10"] == pytest.approx(np.mean(hits))
 
 
 def test_a_search_from_python_equals_the_stage_search(journey, made, capsys):

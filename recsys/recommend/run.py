@@ -268,3 +268,13 @@ def _report_quality(config: InferRun, cascade: Cascade, work: Work, parts: Parts
         stages += [one for one in trained if one["name"].startswith(kind)]
     name = "retrieved lists" if config.pruner is None else "pruned lists"
     write_stages(config.folder, [*stages, stage(name, lists, seconds)])
+    _tell_pruning(config, cascade)
+
+
+def _tell_pruning(config: InferRun, cascade: Cascade) -> None:
+    """pruning.json of the pruner's run, for this run's page, with the decision of this run; none without a pruner."""
+    own, path = config.folder / "pruning.json", Path(config.pruner or "") / "pruning.json"
+    if config.pruner is not None and path.is_file():
+        write_atomic(own, json.dumps({**json.loads(path.read_text()), "decision": asdict(cascade.decision)}))
+    elif config.pruner is None:
+        own.unlink(missing_ok=True)

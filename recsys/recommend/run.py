@@ -302,8 +302,18 @@ def _report_quality(
     trained = {"retriever": config.retriever, **sources, "pruner": config.pruner}
     numbered = {name: replace(one, each=_numbered(work, one.each)) for name, one in measured.items()}
     write_quality(config.folder, group, numbered, trained, written.funnel.stages())
+    _tell_pruning(config, cascade)
 
 
 def _numbered(work: Work, each: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The same values by the number of each request in the whole set, as training counts them."""
     return {**each, "request": np.searchsorted(work.judged, work.rows[each["request"]])}
+
+
+def _tell_pruning(config: InferRun, cascade: Cascade) -> None:
+    """pruning.json of the pruner's run, for this run's page, with the decision of this run; none without a pruner."""
+    own, path = config.folder / "pruning.json", Path(config.pruner or "") / "pruning.json"
+    if config.pruner is not None and path.is_file():
+        write_atomic(own, json.dumps({**json.loads(path.read_text()), "decision": asdict(cascade.decision)}))
+    elif config.pruner is None:
+        own.unlink(missing_ok=True)

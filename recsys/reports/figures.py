@@ -58,6 +58,17 @@ class Bars:
     """Drawn in grey: a baseline."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Points with two shares each."""
+
+    name: str
+    across: Sequence[float]
+    up: Sequence[float]
+    quiet: bool = False
+    """Drawn in grey: what is compared with."""
+
+
 def draw_training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Figures by caption from the lines of metrics.jsonl, whose keys may differ; empty where nothing was logged."""
     keys = sorted({key for line in lines for key in line} - {"step", "epoch"})
@@ -124,6 +135,58 @@ def draw_bars(
         return _svg(figure, title)
 
 
+def draw_shares(
+    lines: Sequence[Shares], *, title: str, across: str, up: str, mark: tuple[float, float] | None = None,
+    diagonal: bool = False, size: tuple[int, int] = (WIDTH, 320),
+) -> str:  # fmt: skip
+    """Lines through points whose two values are shares of 0 to 1, as one inline SVG.
+
+    Args:
+        lines: from quiet to loud; grey ones lie below.
+        title: what a screen reader says.
+        across: what the horizontal axis says.
+        up: what the vertical axis says.
+        mark: a point that is ringed, with lines to both axes.
+        diagonal: both axes end at the highest value and have root spacing, so that small shares can be told apart; the
+            points stand alone, and a line shows where both are equal.
+        size: in CSS pixels.
+    """
+    loud, quiet = _cycle(LOUD), _cycle(QUIET)
+    top = min(1.05 * max(max(*line.across, *line.up) for line in lines), 1.0) if diagonal else 1.0
+    with _axes(size) as (figure, axes):
+        axes.grid(axis="x", color=GRID, linewidth=0.8)
+        if diagonal:
+            axes.set_xscale("function", functions=(_root, np.square))
+            axes.set_yscale("function", functions=(_root, np.square))
+            axes.plot([0, top], [0, top], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        for line in lines:
+            colour, dots = next(quiet if line.quiet else loud), "o" if diagonal else None
+            axes.plot(line.across, line.up, dots or "-", color=colour, label=line.name, linewidth=1.8, markersize=5)
+        if mark is not None:
+            axes.plot([0, mark[0], mark[0]], [mark[1], mark[1], 0], color=INK, linewidth=1, linestyle=(0, (2, 3)))
+            axes.plot(*mark, "o", color=INK, markersize=7, markerfacecolor="none", markeredgewidth=1.6)
+        ticks = _root_ticks(top) if diagonal else np.linspace(0, 1, 6)
+        for axis, name in ((axes.xaxis, across), (axes.yaxis, up)):
+            axis.set_ticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
+            axis.set_label_text(name, color=MUTED)
+        axes.set(xlim=(0, top), ylim=(0, top))
+        axes.tick_params(axis="x", pad=6)
+        _legend(axes, len(lines))
+        return _svg(figure, title)
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(values, 0))
+
+
+def _root_ticks(top: float) -> list[float]:
+    """Zero and up to six round shares, about evenly spread after taking roots."""
+    step = _root(np.array(top)) / 6
+    wanted = [float((step * place) ** 2) for place in range(1, 7)]
+    scale = [10.0 ** math.floor(math.log10(share)) for share in wanted]
+    return sorted({0.0, *(min(round(share / unit), 10) * unit for share, unit in zip(wanted, scale, strict=True))})
+
+
 def number(value: float | None) -> str:
     """Three decimals below one, two above, a dash where there is no finite value."""
     if value is None or not math.isfinite(value):
@@ -145,7 +208,7 @@ def duration(seconds: float | None) -> str:
 def metric_label(name: str) -> str:
     """ndcg@10 -> nDCG@10, recall@10 -> Recall@10, mrr -> MRR."""
     base, at, depth = name.partition("@")
-    known = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP"}
+    known = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP", "ece": "ECE"}
     return known.get(base, base[:1].upper() + base[1:]) + at + depth
 
 

@@ -28,13 +28,23 @@ from recsys.reports.figures import (
     number,
     thumbnail,
 )
+from recsys.reports.pruning import pruning_section
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-FILES = ("config.yaml", "versions.json", "metrics.jsonl", "results.json", "samples.json", "dropped/*.parquet")
+FILES = (
+    "config.yaml",
+    "versions.json",
+    "metrics.jsonl",
+    "results.json",
+    "pruning.json",
+    "samples.json",
+    "dropped/*.parquet",
+)
 BASELINES = ("popularity", "markov", "ease", "random")
 VERDICT_METRICS = ("ndcg@10", "recall@10", "mrr")
+LOW_IS_GOOD = ("gini", "ece")  # starts of the names of measures
 SEGMENT_METRIC = "recall@10"
 SEGMENTS = ("head", "torso", "tail", "unseen")
 HISTORY_SHOWN, CANDIDATES_SHOWN = 24, 60  # entries of a strip; the page says how many more there are
@@ -153,6 +163,7 @@ def _read_sections(run: Path, show_ids: bool) -> dict[str, Any]:
         "versions": _read_json(run / "versions.json"),
         "training": draw_training(_read_lines(run / "metrics.jsonl")),
         "results": _results(run / "results.json"),
+        "pruning": pruning_section(_read_json(run / "pruning.json"), str(run / "pruning.json")),
         "cards": _cards(run / "samples.json", show_ids),
         "dropped": _count_dropped(run / "dropped"),
     }
@@ -285,11 +296,11 @@ def _metric_names(stages: Sequence[Stage]) -> list[str]:
 
 
 def _best(stages: Sequence[Stage], metric: str) -> frozenset[str]:
-    """Names of the stages that are best (Gini: lowest); none where there is nothing to choose between."""
+    """Names of the stages that are best (Gini, ECE: lowest); none where there is nothing to choose between."""
     values = {stage.name: stage.metrics[metric] for stage in stages if metric in stage.metrics}
     if len(set(values.values())) < 2:
         return frozenset()
-    best = min(values.values()) if metric.startswith("gini") else max(values.values())
+    best = min(values.values()) if metric.startswith(LOW_IS_GOOD) else max(values.values())
     return frozenset(name for name, value in values.items() if value == best)
 
 

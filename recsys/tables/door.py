@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from recsys.errors import InputError
 from recsys.tables.config import TABLES, DataConfig
-from recsys.tables.facts import Fact, UnknownShare, find_facts
+from recsys.tables.facts import Fact, UnknownShare, find_facts, strange_texts
 from recsys.tables.faults import Fault
 from recsys.tables.formats import readable
 from recsys.tables.inspection import inspect
@@ -45,7 +45,8 @@ def validate(config: DataConfig, unknown_share: UnknownShare | None = None, *, s
     seen = inspect(config, show_ids)
     try:
         with readable("facts"):
-            return Report(list(seen.faults), find_facts(seen, unknown_share))
+            facts = find_facts(seen, unknown_share)
+            return Report([*seen.faults, *strange_texts(facts)], facts)
     except InputError as error:  # a table that broke off; its fault is there already, or this is it
         return Report([*seen.faults, Fault(table="tables", kind="unreadable table", message=str(error))])
 

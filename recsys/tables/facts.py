@@ -7,11 +7,14 @@ from math import ceil
 
 import polars as pl
 
-from recsys.tables.faults import Inspection
+from recsys.tables.faults import Fault, Inspection
 from recsys.tables.roles import roles
 
 UnknownShare = Callable[[Sequence[str]], float]
 """Texts -> share of their tokens that the tokenizer does not know."""
+
+MOST_UNKNOWN = 0.05
+"""Share of unknown tokens above which a column is told as strange to the tokenizer."""
 
 _SAMPLE = 2000  # texts that are tokenised to tell the share of unknown tokens
 _QUANTILES = (0.1, 0.5, 0.9)
@@ -189,3 +192,15 @@ def _unknown_tokens(seen: Inspection, unknown_share: UnknownShare) -> list[Fact]
         if sample:
             facts.append(Fact(table=table, column=name, name="unknown tokens", value=unknown_share(sample), share=True))
     return facts
+
+
+def strange_texts(facts: Sequence[Fact]) -> list[Fault]:
+    """A warning for each column of which the tokenizer does not know more than `MOST_UNKNOWN` of the tokens."""
+    return [
+        Fault(
+            table=fact.table, column=fact.column, kind="unknown tokens", severity="warning",
+            message=f"{fact.text} of the tokens are unknown to the tokenizer; expected at most {MOST_UNKNOWN:.0%}",
+            remedy="Set model.text.model to a model of that language, or to config: for a tokenizer of your own texts.",
+        )
+        for fact in facts if fact.name == "unknown tokens" and float(fact.value) > MOST_UNKNOWN
+    ]  # fmt: skip

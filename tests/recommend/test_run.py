@@ -1,6 +1,7 @@
 """The inference stages: whom they serve, what they write, what they refuse, and how they go on."""
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -254,3 +255,13 @@ def test_the_config_that_is_kept_is_the_one_that_was_run(journey, tmp_path):
     kept = parse_run(InferRun, [str(tmp_path / "infer/infer.yaml")])
     assert kept.decision == config.decision
     assert not kept.overwrite
+
+
+def test_the_pruners_curves_are_told_with_the_decision_of_this_run(journey, tmp_path):
+    run_stage("recommend", journey.infer("--decision.top=5", output=tmp_path))
+    own, trained = tmp_path / "infer/pruning.json", journey.folder / "runs/pruner/pruning.json"
+    told, source = json.loads(own.read_text()), json.loads(trained.read_text())
+    assert told["sets"] == source["sets"]
+    assert told["decision"] == {"top": 5, "probability": None, "loss": None}
+    run_stage("recommend", journey.infer("--pruner=null", "--overwrite=true", output=tmp_path))
+    assert not own.exists()

@@ -235,6 +235,15 @@ def test_the_verdict_compares_the_best_stage_with_the_best_baseline(measured: li
     assert verdict(measured) == sentence
 
 
+def test_a_low_calibration_error_is_the_best(shop: Path):
+    measured = [("pruner", 0.01), ("pruner, valid_query", 0.02)]
+    entries = [{"name": name, "metrics": {"ece": error}} for name, error in measured]
+    (shop / "results.json").write_text(json.dumps({"stages": entries}))
+    html = page(shop)
+    assert re.findall(r'<td class="best"><span>([^<]*)<', html) == ["0.010"]
+    assert ">ECE<" in html
+
+
 def test_a_stage_that_only_equals_its_baseline_does_not_beat_it():
     assert "no model beats this baseline" in verdict(stages(Markov=0.1, pruner=0.1))
     assert "no model beats this baseline" in verdict(stages(pruner=0.1, Markov=0.1))

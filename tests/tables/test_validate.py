@@ -325,6 +325,15 @@ def test_facts_tell_rows_coverage_ranges_popularity_and_activity(tmp_path: Path)
     assert "1 to 6" in render(report)
 
 
+@pytest.mark.parametrize(("share", "warned"), [(0.05, 0), (0.051, 3)])
+def test_more_than_a_twentieth_of_unknown_tokens_is_a_warning(tmp_path: Path, share: float, warned: int) -> None:
+    report = validate(save(tmp_path, sound()), unknown_share=lambda _: share)
+    found = [fault for fault in report.warnings if fault.kind == "unknown tokens"]
+    columns = ["items.title", "items.about", "queries.query"]
+    assert [f"{fault.table}.{fault.column}" for fault in found] == columns[:warned]
+    assert not report.errors
+
+
 def test_times_as_dates_are_told_as_dates(tmp_path: Path) -> None:
     tables = sound()
     day = pl.date(2024, 5, 1) + pl.duration(days=pl.col("timestamp"))

@@ -1,7 +1,9 @@
 """Two to five runs, request by request: is B better than A, where, and how sure is that?"""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ METRICS = ("ndcg@10", "recall@10", "mrr")
 """What is compared; the first decides."""
 LETTERS = "ABCDE"
 RESAMPLES = 2000
+LEAST = 10
+"""Requests below which no interval is told: so few, drawn again and again, look surer than they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +111,16 @@ class Pair:
 
 def signed(value: float) -> str:
     """A difference with its sign and without the leading zero: +.036; 0 where all three decimals are zero."""
+    if not math.isfinite(value):
+        return "-"
     text = f"{value:+.3f}".replace("0.", ".", 1)
     return "0" if text.strip("+-.0") == "" else text
 
 
 def difference(interval: Interval) -> str:
-    """+.036 [+.012, +.061]."""
+    """+.036 [+.012, +.061]; the mean alone where there is no interval."""
+    if not math.isfinite(interval.low):
+        return signed(interval.mean)
     return f"{signed(interval.mean)} [{signed(interval.low)}, {signed(interval.high)}]"
 
 
@@ -125,9 +133,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 def _read_run(letter: str, folder: Path) -> Run:
     if not folder.is_dir():
-        raise InputError(
-            f"There is no run folder {str(folder)!r}; give the folder that a run wrote, such as runs/NAME."
-        )
+        raise InputError(f"There is no run folder {str(folder)!r}; give one that a run wrote, such as runs/NAME.")
     path = folder / FILE
     if not path.is_file():
         remedy = "train it again, or run infer again with data.history.until naming a split"
@@ -146,9 +152,7 @@ def compare_runs(runs: Sequence[Run], stage: str | None = None) -> list[Pair]:
     common = [group for group in first.sets if all(group in run.sets for run in others)]
     if not common:
         found = "; ".join(f"{run.letter} has {', '.join(run.sets)}" for run in runs)
-        raise InputError(
-            f"The runs were measured on no common set of requests: {found}. Measure them on the same split."
-        )
+        raise InputError(f"No set of requests was measured in every run: {found}. Measure them on the same split.")
     wanted = [group for group in common if stage is None or all(stage in run.stages(group) for run in runs)]
     if not wanted:
         known = list(dict.fromkeys(name for run in runs for group in common for name in run.stages(group)))
@@ -165,11 +169,8 @@ def _compare(first: Run, second: Run, group: str, stage: str | None) -> Pair:
     named = {name: (one["segment"] == name).to_numpy() for name in SEGMENTS}
     everyone, total = np.ones(len(one), dtype=bool), float(delta.sum())
     lines = [_line(metric_label(metric), one[metric], other[metric], everyone) for metric in METRICS]
-    lines += [
-        _line(name, one[METRICS[0]], other[METRICS[0]], rows, segment=True)
-        for name, rows in named.items()
-        if rows.any()
-    ]
+    of_segment = partial(_line, one=one[METRICS[0]], other=other[METRICS[0]], segment=True)
+    lines += [of_segment(name, rows=rows) for name, rows in named.items() if rows.any()]
     return Pair(
         group=group, first=first, second=second, stages=stages, requests=len(one), lines=lines,
         better=int((delta > 0).sum()), worse=int((delta < 0).sum()),
@@ -180,6 +181,8 @@ def _compare(first: Run, second: Run, group: str, stage: str | None) -> Pair:
 def _line(label: str, one: pl.Series, other: pl.Series, rows: np.ndarray, *, segment: bool = False) -> Line:
     first, second = one.to_numpy()[rows], other.to_numpy()[rows]
     interval = paired_bootstrap(second - first, resamples=RESAMPLES)
+    if len(first) < LEAST:
+        interval = replace(interval, low=math.nan, high=math.nan)
     values = {"first": float(first.mean()), "second": float(second.mean())}
     return Line(label=label, requests=len(first), interval=interval, segment=segment, **values)
 
@@ -191,9 +194,7 @@ def _check_same(first: Run, second: Run, group: str, one: pl.DataFrame, other: p
     where = f"{first.folder} ({first.letter}) and {second.folder} ({second.letter})"
     if first.data and second.data and first.data != second.data:
         hashes = f"{first.data[:12]} and {second.data[:12]}"
-        raise InputError(
-            f"{where} were measured on other data ({hashes}); compare runs over the same tables and split."
-        )
+        raise InputError(f"{where} were measured on other data ({hashes}); compare runs over the same tables.")
     if len(one) != len(other):
         remedy = "measure both on the same users or queries"
         raise InputError(f"The set {group} has {len(one):,} and {len(other):,} requests in {where}; {remedy}.")
@@ -219,5 +220,5 @@ def _table(pair: Pair) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     label = f"  nDCG@10 on {line.label}" if line.segment else line.label
-    interval = f"[{signed(line.interval.low)}, {signed(line.interval.high)}]"
+    interval = difference(line.interval).removeprefix(signed(line.interval.mean)).strip() or "-"
     return label, f"{line.requests:,}", number(line.first), number(line.second), signed(line.interval.mean), interval

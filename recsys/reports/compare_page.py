@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recsys.reports.cascade import describe_set
-from recsys.reports.compare import RESAMPLES, Pair, Run, difference, signed
+from recsys.reports.compare import LEAST, RESAMPLES, Pair, Run, difference, signed
 from recsys.reports.differences import Difference, find_differences, trainings
 from recsys.reports.figures import WIDTH, Curve, draw_curves, read_curve
 from recsys.reports.files import open_template, read_lines, replace_file
@@ -27,8 +27,9 @@ class Scale:
     @classmethod
     def over(cls, pairs: Sequence[Pair]) -> "Scale":
         """Wide enough for every interval and for zero."""
-        ends = [end for pair in pairs for line in pair.lines for end in (line.interval.low, line.interval.high)]
-        low, high = min(0.0, *ends), max(0.0, *ends)
+        found = [line.interval for pair in pairs for line in pair.lines]
+        ends = [end for one in found for end in (0.0, one.mean, one.low, one.high) if math.isfinite(end)]
+        low, high = min(ends), max(ends)
         room = 0.06 * (high - low) or 0.01
         rough = (high - low + 2 * room) / TICKS
         power = 10 ** math.floor(math.log10(rough))
@@ -62,7 +63,7 @@ def write_comparison(pairs: Sequence[Pair], output: Path | None = None) -> Path:
     template = open_template("compare.html", set=describe_set, signed=signed, difference=difference)
     sections = [_section(group, pairs) for group in dict.fromkeys(pair.group for pair in pairs)]
     text = template.render(
-        runs=runs, names=_names(runs), sections=sections, resamples=RESAMPLES, differences=_differences(runs),
+        runs=runs, names=_names(runs), sections=sections, resamples=RESAMPLES, least=LEAST, differences=_differences(runs),
         curves=_curves(runs),
     )  # fmt: skip
     replace_file(page, text)
@@ -103,8 +104,12 @@ def _curves(runs: Sequence[Run]) -> dict[str, str]:
     titles = {pair: f"{pair[0].capitalize()}: {CURVES[pair[1]]}" for pair in found}
     return {
         titles[pair]: draw_curves(curves, title=f"{titles[pair]} by step", size=(WIDTH, 250))
-        for pair, curves in sorted(
-            found.items(), key=lambda one: (one[0][0] != "retriever", [*CURVES].index(one[0][1]))
-        )
+        for pair, curves in sorted(found.items(), key=_order)
         if len(curves) > 1
     }
+
+
+def _order(entry: tuple[tuple[str, str], list[Curve]]) -> tuple[bool, int]:
+    """The retriever's figures first, each task's as `CURVES` has them."""
+    task, key = entry[0]
+    return task != "retriever", list(CURVES).index(key)

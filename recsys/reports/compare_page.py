@@ -62,10 +62,8 @@ def write_comparison(pairs: Sequence[Pair], output: Path | None = None) -> Path:
     page = output or runs[-1].folder / "compare.html"
     template = open_template("compare.html", set=describe_set, signed=signed, difference=difference)
     sections = [_section(group, pairs) for group in dict.fromkeys(pair.group for pair in pairs)]
-    text = template.render(
-        runs=runs, names=_names(runs), sections=sections, resamples=RESAMPLES, least=LEAST, differences=_differences(runs),
-        curves=_curves(runs),
-    )  # fmt: skip
+    shown = {"names": _names(runs), "sections": sections, "resamples": RESAMPLES, "least": LEAST}
+    text = template.render(**shown, differences=_differences(runs), curves=_curves(runs))
     replace_file(page, text)
     return page
 

@@ -1,4 +1,4 @@
-"""The command line: train, infer, validate, report, demo.
+"""The command line: train, infer, validate, report, compare, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
@@ -27,6 +27,8 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   search       lists for a queries table
                   export       the text tower for sentence-transformers
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
+  recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
+                  is B better than A, and where? A table and one page: compare.html in the last RUN
   recsys demo     [--size=N] [--folder=DIR]  the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -65,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
-    commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "demo": _demo}
+    commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
+    commands["demo"] = _demo
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -129,7 +132,7 @@ def _infer(arguments: list[str]) -> int:
         raise InputError(f"Expected a config: recsys infer {stage} CONFIG, e.g. configs/infer/ml1m.yaml")
     config = parse_run(InferRun, rest, program=f"recsys infer {stage}")
     print(run_stage(stage, config))
-    if stage == "recommend":
+    if stage in ("recommend", "search"):
         _print_results(config.folder)
     return 0
 
@@ -179,6 +182,33 @@ def _report(arguments: list[str]) -> int:
     return 0
 
 
+def _compare(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.reports.compare import compare_runs, print_comparison, read_runs
+    from recsys.reports.compare_page import write_comparison
+
+    options = _options([one for one in arguments if one.startswith("--")], ("--stage", "--output"))
+    runs = read_runs([Path(one) for one in arguments if not one.startswith("--")])
+    pairs = compare_runs(runs, options.get("--stage"))
+    print(print_comparison(pairs))
+    print(write_comparison(pairs, Path(options["--output"]) if "--output" in options else None))
+    return 0
+
+
+def _options(arguments: list[str], known: Sequence[str]) -> dict[str, str]:
+    """--name=value -> value by --name."""
+    found = {}
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if name not in known or not value:
+            expected = " or ".join(f"{one}=VALUE" for one in known)
+            hint = nearest(name, known) if name not in known else ""
+            raise InputError(f"Unknown option {argument}.{hint} Expected {expected}.")
+        found[name] = value
+    return found
+
+
 def _demo(arguments: list[str]) -> int:
     from recsys.demo import run_demo
 
@@ -186,12 +216,15 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _print_results(run: Path) -> None:
+    from recsys.reports.cascade import print_cascade
     from recsys.reports.page import print_results
     from recsys.results import read_results
 
     results = read_results(run)
     if results["stages"]:
         print(print_results(results))
+    if results.get("cascade"):
+        print(f"\n{print_cascade(results)}\n")
     print(run)
 
 

@@ -83,7 +83,7 @@ def draw_training(lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
     figures = {}
     for title, (names, height) in panels.items():
-        curves = [curve for key in names if (curve := _curve(lines, key)).steps][:MOST_CURVES]
+        curves = [curve for key in names if (curve := read_curve(lines, key)).steps][:MOST_CURVES]
         if curves:
             figures[title] = draw_curves(curves, title=f"{title} by step", size=(WIDTH, height))
     return figures
@@ -256,7 +256,7 @@ def _important(keys: Sequence[str]) -> list[str]:
     return sorted(keys, key=lambda key: order.get(key, len(order)))
 
 
-def _curve(lines: Iterable[Mapping[str, Any]], key: str) -> Curve:
+def read_curve(lines: Iterable[Mapping[str, Any]], key: str) -> Curve:
     """Finite values of `key` by step; where a step was logged twice (a resumed run), the later line counts."""
     found = {line["step"]: line[key] for line in lines if is_finite(line.get("step")) and is_finite(line.get(key))}
     steps = sorted(found)

@@ -4,17 +4,15 @@ Every section is optional: a file that is absent leaves its section out, a file 
 line. User ids, profiles and query texts stay out of the page unless they are asked for.
 """
 
-import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from recsys.errors import InputError
+from recsys.reports.cascade import count, describe_set, read_cascade
 from recsys.reports.figures import (
     MAIN_METRICS,
     WIDTH,
@@ -24,14 +22,11 @@ from recsys.reports.figures import (
     duration,
     is_finite,
     metric_label,
-    needs_extra,
     number,
     thumbnail,
 )
+from recsys.reports.files import open_template, read_json, read_lines, read_text, replace_file
 from recsys.reports.pruning import pruning_section
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 FILES = (
     "config.yaml",
@@ -61,7 +56,12 @@ class Stage:
     @property
     def is_baseline(self) -> bool:
         """Whether it learns nothing beyond counts."""
-        return self.name.lower() in BASELINES
+        return self.name.lower().partition(", ")[0] in BASELINES
+
+    @property
+    def group(self) -> str:
+        """The set of requests that it was measured on: what stands behind the comma of its name, else valid."""
+        return self.name.partition(", ")[2] or "valid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ def write_page(run: Path, *, show_ids: bool = False) -> Path:
     if not any(sections.values()):
         raise InputError(f"Folder {str(run)!r} holds nothing to report; expected at least one of {', '.join(FILES)}.")
     page = run / "report.html"
-    _replace(page, _template().render(run=run.resolve().name, show_ids=show_ids, segments=SEGMENTS, **sections))
+    template = open_template("template.html", set=describe_set, candidates=count)
+    replace_file(page, template.render(run=run.resolve().name, show_ids=show_ids, segments=SEGMENTS, **sections))
     return page
 
 
@@ -137,7 +138,11 @@ def print_results(results: Mapping[str, Any]) -> str:
 
 
 def verdict(stages: Sequence[Stage]) -> str:
-    """One sentence: the best stage, by how much, over which baseline. Empty where no stage has one of the measures."""
+    """One sentence: the best stage, by how much, over which baseline. Empty where no stage has one of the measures.
+
+    Of the stages on the set of requests that the first is of: figures of other requests cannot be compared.
+    """
+    stages = [stage for stage in stages if stage.group == stages[0].group]
     metric = next((name for name in VERDICT_METRICS if any(name in stage.metrics for stage in stages)), None)
     if metric is None:
         return ""
@@ -159,48 +164,15 @@ def _read_sections(run: Path, show_ids: bool) -> dict[str, Any]:
     """What the template shows, by name; None or empty where the file is absent."""
     config = run / "config.yaml"
     return {
-        "config": _text(config) if config.is_file() else None,
-        "versions": _read_json(run / "versions.json"),
-        "training": draw_training(_read_lines(run / "metrics.jsonl")),
+        "config": read_text(config) if config.is_file() else None,
+        "versions": read_json(run / "versions.json"),
+        "training": draw_training(read_lines(run / "metrics.jsonl")),
         "results": _results(run / "results.json"),
-        "pruning": pruning_section(_read_json(run / "pruning.json"), str(run / "pruning.json")),
+        "cascade": read_cascade(read_json(run / "results.json") or {}, str(run / "results.json")),
+        "pruning": pruning_section(read_json(run / "pruning.json"), str(run / "pruning.json")),
         "cards": _cards(run / "samples.json", show_ids),
         "dropped": _count_dropped(run / "dropped"),
     }
-
-
-# ---- files ----
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error}); write it again or take it away.") from error
-
-
-def _parse(text: str, path: Path, first_line: int = 1) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise InputError(
-            f"{path}, line {line}: not valid JSON ({error.msg}); mend the line or take it away."
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}, line {first_line}: found a {type(value).__name__}; expected a JSON object {{...}}.")
-    return value
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return _parse(_text(path), path) if path.is_file() else None
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = enumerate(_text(path).split("\n"), 1)
-    return [_parse(line, path, at) for at, line in lines if line.strip()]
 
 
 def _count_dropped(folder: Path) -> dict[str, int]:
@@ -214,41 +186,11 @@ def _count_dropped(folder: Path) -> dict[str, int]:
     return counts
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write beside `path`, then rename: the old file stays whole until the new one is."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"Cannot write {path} ({error}); make the folder writable or free some disk space.") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp's own mode keeps other readers out
-        os.replace(name, path)
-    except OSError as error:
-        raise InputError(f"Cannot write {path} ({error}); free some disk space or make it writable.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)  # nothing is there once it has been renamed
-
-
-def _template() -> "Template":
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise needs_extra("jinja2") from error
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "duration": duration, "label": metric_label}
-    return environment.get_template("template.html")
-
-
 # ---- results ----
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    raw = _read_json(path)
+    raw = read_json(path)
     if raw is None:
         return None
     stages = _stages(raw, str(path))
@@ -327,7 +269,7 @@ def _gain(value: float, base: float) -> str:
 
 
 def _cards(path: Path, show_ids: bool) -> list[Card]:
-    raw = _read_json(path)
+    raw = read_json(path)
     if raw is None:
         return []
     seen: dict[str, str | None] = {}  # the same product is in a history, among candidates and in a list

@@ -199,7 +199,7 @@ def test_lists_that_the_decision_leaves_empty_are_no_fault(journey, tmp_path):
 def test_a_table_without_rows_leaves_nothing_to_answer(journey, served, tmp_path):
     nobody = np.zeros(0, dtype=np.int64)
     requests = serving_requests(served.data, None, nobody)
-    work = run.Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests)
+    work = run.Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests, judged=nobody)
     with pytest.raises(InputError, match="nothing to answer: the table of each user_id is empty"):
         run._write_lists(journey.infer(output=tmp_path), served, work, tmp_path / "lists")
     assert not (tmp_path / "lists").exists()

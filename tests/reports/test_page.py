@@ -323,7 +323,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(shop: Path, monkeypatch: py
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("recsys.reports.page.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("recsys.reports.files.tempfile.mkstemp", refuse)
     with pytest.raises(InputError, match=r"Cannot write .*report\.html .*Permission denied"):
         write_page(shop)
 

@@ -8,6 +8,7 @@ import numpy as np
 from recsys.data.prepare import Prepared
 from recsys.data.requests import Requests, candidate_requests, join_requests, seen_items
 from recsys.data.sampling import uniform
+from recsys.data.split import SECOND
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_requests
 from recsys.retrieval.fusion import best_first, reciprocal_rank, reciprocal_rank_of_first, unite, weighted
@@ -140,11 +141,16 @@ def query_texts(data: Prepared, requests: Requests) -> list[str]:
 
 
 def _learnt_from(data: Prepared) -> Requests:
-    """Train queries with a relevant item, at most `_LEARNT_FROM`, by a hash of their row."""
+    """Queries with a relevant item, at most `_LEARNT_FROM`, by a hash of their row: of those that the retriever does
+    not know (`split.second_queries`), or of all train queries where it knows all.
+    """
     groups = [one for stage, one in candidate_requests(data, ["query_to_item"]) if stage == "second"]
     if not groups:
         remedy = "set it: candidates/source.json names what was learnt before"
         raise InputError(f"lexical.weight is null, and no train query has a relevant item to learn it from; {remedy}.")
     requests = join_requests(groups)
+    assert data.queries is not None
+    unknown = np.flatnonzero(data.queries.stage[requests.queries] == SECOND)
+    requests = requests.take(unknown) if len(unknown) else requests
     picked = np.argsort(uniform(_CHOICE, 0, requests.queries), kind="stable")[:_LEARNT_FROM]
     return requests.take(np.sort(picked))

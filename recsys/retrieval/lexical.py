@@ -38,8 +38,9 @@ class LexicalConfig:
     """weight: z(retriever) + weight * z(BM25), each standardised over the candidates of both lists. rank: reciprocal
     rank fusion."""
     weight: float | None = 0.75
-    """Of BM25 (fuse weight); 1: both count alike. null: the best on train queries. A retriever that has learnt from
-    those scores them better than any other query, so that the weight then found is too small."""
+    """Of BM25 (fuse weight); 1: both count alike. null: the best on the queries that the retriever is not trained on
+    (split.second_queries); where there are none, on train queries, which it scores better than any other, so that the
+    weight then found is too small."""
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from recsys.data.requests import candidate_requests, join_requests, query_requests, user_requests
-from recsys.data.split import TRAIN, VALID
+from recsys.data.split import SECOND, TRAIN, VALID
 from recsys.errors import InputError
 from recsys.retrieval.candidates import retrieve, write_candidates
 from recsys.retrieval.embed import OpenRetriever, embed_items
@@ -106,6 +106,17 @@ def test_the_answers_of_valid_queries_do_not_move_the_weight(opened, index, vect
     hidden = np.where(queries.stage[queries.owner()] == TRAIN, queries.item, 0)
     blind = replace(opened, data=replace(opened.data, queries=replace(queries, item=hidden)))
     weights = [Hybrid.open(replace(WEIGHT, weight=None), one, index, vectors, K).config for one in (opened, blind)]
+    assert weights[0] == weights[1]
+
+
+def test_the_weight_is_learnt_on_queries_that_the_retriever_does_not_know_where_there_are_some(opened, index, vectors):
+    queries = opened.data.queries
+    stage = queries.stage.copy()
+    stage[np.flatnonzero(stage == TRAIN)[::3]] = SECOND
+    hidden = np.where(stage[queries.owner()] == SECOND, queries.item, 0)
+    changed = [replace(queries, stage=stage), replace(queries, stage=stage, item=hidden)]
+    parts = [replace(opened, data=replace(opened.data, queries=one)) for one in changed]
+    weights = [Hybrid.open(replace(WEIGHT, weight=None), one, index, vectors, K).config for one in parts]
     assert weights[0] == weights[1]
 
 

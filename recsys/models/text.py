@@ -20,6 +20,9 @@ from recsys.batch import TextBatch
 from recsys.config import TextConfig, resolve_pretrained
 from recsys.errors import InputError
 
+_GROUPS, _GROUP_ROWS = 4, 8
+"""Groups of like length that a batch is read in, at most, and rows that a group has, at least."""
+
 
 class TextEncoder(nn.Module):
     """A text model and its pooling. Vectors are not normalised.
@@ -90,12 +93,31 @@ class TextEncoder(nn.Module):
         return self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).last_hidden_state
 
     def forward(self, batch: TextBatch) -> Tensor:
-        """[q, W] float32: the mean over the real tokens, or the first token's state."""
+        """[q, W] float32: the mean over the real tokens, or the first token's state.
+
+        Texts of like length are read together, so that little is computed for padding; the values are those of one
+        padded batch up to rounding.
+        """
+        groups = min(_GROUPS, len(batch.ids) // _GROUP_ROWS)
+        if groups < 2:
+            return self._pooled(batch)
+        lengths = batch.mask.sum(1)
+        order = lengths.argsort(stable=True)
+        parts = [self._pooled(_cut(batch, rows, int(lengths[rows[-1]]))) for rows in order.tensor_split(groups)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _pooled(self, batch: TextBatch) -> Tensor:
         states = self.states(batch).float()
         if self.pooling == "cls":
             return states[:, 0]
         mask = batch.mask[:, : states.shape[1], None].to(states.dtype)
         return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def _cut(batch: TextBatch, rows: Tensor, length: int) -> TextBatch:
+    """Some of the texts, padded to `length` tokens."""
+    part = None if batch.part is None else batch.part[rows, :length]
+    return TextBatch(ids=batch.ids[rows, :length], mask=batch.mask[rows, :length], part=part)
 
 
 @torch.no_grad()

@@ -68,6 +68,19 @@ def test_the_fast_attention_is_the_plain_one(encoder: TextEncoder):
     torch.testing.assert_close(encoder(batch), fast, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [15, 16, 37])
+def test_texts_read_in_groups_of_like_length_give_the_values_and_gradients_of_one_batch(
+    encoder: TextEncoder, rows: int
+):
+    lengths = torch.randint(1, 16, (rows,), generator=torch.Generator().manual_seed(1)).tolist()
+    batch = replace(make_batch(lengths), part=(make_batch(lengths).ids % 2) * make_batch(lengths).mask)
+    grouped, whole = encoder(batch), encoder._pooled(batch)
+    torch.testing.assert_close(grouped, whole, atol=1e-6, rtol=1e-5)
+    weights = list(encoder.parameters())
+    found, expected = (torch.autograd.grad(out.square().sum(), weights) for out in (grouped, whole))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_full_trains_every_parameter_and_none_is_left_without_gradient(encoder: TextEncoder):
     encoder.train()
     encoder(make_batch([3, 7])).sum().backward()

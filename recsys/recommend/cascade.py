@@ -107,7 +107,7 @@ class Cascade:
     ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue.
 
-        A `decision` that says nothing leaves it to the pruner's own. `lexical` is for whom queries are asked of.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries.
         """
         if pruner is None and decision != DecisionConfig(top=decision.top):
             name = "probability" if decision.loss is None else "loss"

@@ -37,7 +37,7 @@ FILES = (
     "samples.json",
     "dropped/*.parquet",
 )
-BASELINES = ("popularity", "markov", "ease", "random")
+BASELINES = ("popularity", "markov", "bm25", "ease", "random")
 VERDICT_METRICS = ("ndcg@10", "recall@10", "mrr")
 LOW_IS_GOOD = ("gini", "ece")  # starts of the names of measures
 SEGMENT_METRIC = "recall@10"

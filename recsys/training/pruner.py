@@ -76,9 +76,11 @@ class Judge:
 
     def __init__(self, count: int, popularity: Tensor) -> None:
         """`count` lists; `popularity` is [N] train interactions."""
-        segments, alone = popularity_segments(popularity), {"sync_on_compute": False}
-        self.metrics = [RankingMetrics(segments=segments, popularity=popularity, **alone) for _ in range(2)]
-        self.each = [RequestValues(count, segments, **alone) for _ in range(2)]
+        segments = popularity_segments(popularity)
+        self.metrics = [
+            RankingMetrics(segments=segments, popularity=popularity, sync_on_compute=False) for _ in range(2)
+        ]
+        self.each = [RequestValues(count, segments, sync_on_compute=False) for _ in range(2)]
 
     def add(self, logits: Tensor, batch: ListEvaluation) -> None:
         """The next lists and their logits [B, K]."""

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
 from recsys.models.pruner import DecisionConfig, PrunerConfig
 from recsys.recommend.score import open_pairs, score_candidates
+from recsys.results import read_requests, stage_name
 from recsys.training.optim import OptimConfig
 from recsys.training.pruner_run import PrunerRun, hold_out, train_pruner
 from recsys.training.run import TrainerConfig
@@ -54,6 +56,18 @@ def test_a_run_reports_the_retriever_and_the_pruner_on_the_same_candidates(train
     assert found["retriever"]["recall@20"] == found["pruner"]["recall@20"]
     assert 0 <= found["pruner"]["ece"] <= 1
     assert "ece" not in found["retriever"]
+
+
+def test_the_values_of_each_request_have_the_means_that_are_reported(trained):
+    _, folder = trained
+    rows = read_requests(folder)
+    found = rows.group_by("stage", "set").agg(pl.len(), pl.col("ndcg@10", "recall@10", "mrr").mean())
+    assert len(found) == 4
+    for row in found.iter_rows(named=True):
+        wanted = stages(folder)[stage_name(row["stage"], row["set"])]
+        assert row["len"] == wanted["queries"]
+        for name in ("ndcg@10", "recall@10", "mrr"):
+            assert row[name] == pytest.approx(wanted[name], abs=2**-32)
 
 
 def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):

@@ -33,7 +33,18 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_help_names_every_command_and_stage(arguments, capsys):
     assert main(arguments) == 0
     said = capsys.readouterr().out
-    for word in ("validate", "train", "infer", "candidates", "recommend", "search", "export", "report", "demo"):
+    for word in (
+        "validate",
+        "train",
+        "infer",
+        "candidates",
+        "recommend",
+        "search",
+        "export",
+        "report",
+        "compare",
+        "demo",
+    ):
         assert f" {word}" in said
 
 
@@ -86,6 +97,10 @@ def test_the_config_that_is_printed_is_complete_and_loads_again(tmp_path, capsys
         (["train", INFER], "has task 'infer'; train takes retriever or pruner"),
         (["report", "nowhere"], "There is no run folder 'nowhere'"),
         (["report", "runs/shop", "--show_id"], "Unknown option --show_id. Did you mean '--show_ids'?"),
+        (["compare", "runs/a", "runs/b", "--stag=x"], "Unknown option --stag=x. Did you mean '--stage'?"),
+        (["compare", "runs/a", "runs/b", "--output"], "Unknown option --output. Expected --stage=VALUE or"),
+        (["compare", "runs/a"], "Found 1 runs to compare; expected 2 to 5"),
+        (["compare", "nowhere", "runs/b"], "There is no run folder 'nowhere'"),
         (["demo", "--sizes=3"], "Unknown option '--sizes=3'. Did you mean 'size'?"),
         (["demo", "--size=many"], "--size='many' is no whole number"),
         (["validate", "nowhere.yaml"], "Config 'nowhere.yaml' does not exist"),
@@ -170,6 +185,18 @@ def test_the_report_of_a_run_that_cannot_answer_is_written_all_the_same(journey,
     said = capsys.readouterr()
     assert "latency was not measured" in said.err
     assert (tmp_path / "pruner/report.html").is_file()
+
+
+def test_two_runs_are_compared_on_the_same_requests(journey, tmp_path, capsys):
+    infer = ["infer", "recommend", str(journey.config("infer")), f"--runs={tmp_path}"]
+    assert main([*infer, "--name=alone", "--pruner=null"]) == 0
+    assert main([*infer, "--name=pruned"]) == 0
+    capsys.readouterr()
+    assert main(["compare", f"{tmp_path}/alone", f"{tmp_path}/pruned", f"--output={tmp_path}/page.html"]) == 0
+    said = capsys.readouterr().out
+    assert "users, valid: A by its " in said
+    assert said.strip().endswith(str(tmp_path / "page.html"))
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch):

@@ -79,6 +79,15 @@ def trainer_of(devices: int) -> Trainer:
     )  # fmt: skip
 
 
+def values_of_requests(trainer: Trainer, module: RetrieverTraining, data: DataModule) -> dict[str, dict[str, list]]:
+    """Columns of each set, as plain lists; of a module that was validated before."""
+    module.keep_requests([7, 1])
+    trainer.validate(module, datamodule=data, verbose=False)
+    found = {name: {key: column.tolist() for key, column in values.items()} for name, values in module.requests.items()}
+    module.each = torch.nn.ModuleList()
+    return found
+
+
 def main(root: str, cache: str, out: str) -> None:
     """One of two processes: validate, train an epoch, write what came of it."""
     torch.set_num_threads(1)
@@ -86,9 +95,10 @@ def main(root: str, cache: str, out: str) -> None:
     trainer = trainer_of(2)
     trainer.validate(module, datamodule=data, verbose=False)
     results = dict(module.results)
+    each = values_of_requests(trainer, module, data)
     trainer.fit(module, datamodule=data)
     weights = [float(weight.double().sum()) for weight in module.model.parameters()]
-    content = {"results": results, "weights": weights, "steps": trainer.global_step}
+    content = {"results": results, "weights": weights, "steps": trainer.global_step, "each": each}
     Path(out, f"rank{trainer.global_rank}.json").write_text(json.dumps(content))
 
 
@@ -100,10 +110,17 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RetrieverRun:
 
 
 @pytest.fixture(scope="module")
-def alone(config: RetrieverRun) -> Results:
+def one(config: RetrieverRun) -> dict:
+    """What one process says of all requests together, and of each."""
     module, data = prepare_training(config)
-    trainer_of(1).validate(module, datamodule=data, verbose=False)
-    return module.results
+    trainer = trainer_of(1)
+    trainer.validate(module, datamodule=data, verbose=False)
+    return {"results": dict(module.results), "each": values_of_requests(trainer, module, data)}
+
+
+@pytest.fixture(scope="module")
+def alone(one: dict) -> Results:
+    return one["results"]
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +149,13 @@ def test_an_uneven_number_of_requests_is_measured_as_by_one_process(ranks: list[
     assert alone["valid_query"]["queries"] == 1
     for rank in ranks:
         assert rank["results"] == alone
+
+
+def test_each_request_is_measured_as_by_one_process(ranks: list[dict], one: dict) -> None:
+    assert one["each"]["valid"]["request"] == list(range(7))
+    assert np.mean(one["each"]["valid"]["ndcg@10"]) == pytest.approx(one["results"]["valid"]["ndcg@10"], abs=2**-32)
+    for rank in ranks:
+        assert rank["each"] == one["each"]
 
 
 def test_both_tasks_train_on_two_processes_with_the_same_weights(ranks: list[dict]) -> None:

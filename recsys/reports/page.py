@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from recsys.errors import InputError
-from recsys.reports.cascade import count, describe_set, read_cascade
+from recsys.reports.cascade import count, describe_set, milliseconds, read_cascade
 from recsys.reports.figures import (
     MAIN_METRICS,
     WIDTH,
@@ -115,7 +115,7 @@ def write_page(run: Path, *, show_ids: bool = False) -> Path:
     if not any(sections.values()):
         raise InputError(f"Folder {str(run)!r} holds nothing to report; expected at least one of {', '.join(FILES)}.")
     page = run / "report.html"
-    template = open_template("template.html", set=describe_set, candidates=count)
+    template = open_template("template.html", set=describe_set, candidates=count, milliseconds=milliseconds)
     replace_file(page, template.render(run=run.resolve().name, show_ids=show_ids, segments=SEGMENTS, **sections))
     return page
 

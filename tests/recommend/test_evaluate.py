@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from recsys.data.requests import Requests, seen_items, serving_requests, user_requests
+from recsys.data.requests import Requests, answered_queries, seen_items, serving_requests, user_requests
 from recsys.data.split import VALID
 from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists, list_ranks, padded
 from recsys.recommend.run import run_stage
-from recsys.results import read_results
+from recsys.results import read_requests, read_results, stage_name
 
 LIST_METRICS = ("recall@10", "ndcg@10", "hit_rate@10", "map@10", "coverage@10", "gini@10", "novelty@10", "queries")
 
@@ -59,6 +59,43 @@ def test_stages_stand_in_the_order_of_the_journey(journey, tmp_path):
             "popularity", "Markov", "retriever", "pruner", "pruned lists",
         ]  # fmt: skip
         assert len(set(names)) == len(names)
+
+
+def test_the_values_of_each_request_have_the_means_that_are_reported(journey, tmp_path):
+    for command in ("recommend", "search"):
+        run_stage(command, journey.infer(output=tmp_path))
+    found = read_requests(tmp_path / "infer").group_by("stage", "set").agg(pl.col("ndcg@10", "mrr").mean())
+    wanted = stages(tmp_path / "infer")
+    assert {stage_name(*pair) for pair in found.select("stage", "set").rows()} == set(wanted)
+    for stage, group, gain, reciprocal in found.rows():
+        figures = wanted[stage_name(stage, group)]
+        assert (gain, reciprocal) == pytest.approx((figures["ndcg@10"], figures["mrr"]), abs=2**-32)
+
+
+def test_a_request_has_the_same_number_in_training_and_in_a_file_of_users(journey, tmp_path):
+    run_stage("recommend", journey.infer(output=tmp_path))
+    pl.DataFrame({"user_id": ["u007", "u002"]}).write_csv(tmp_path / "users.csv")
+    run_stage("recommend", journey.infer(f"--users={tmp_path}/users.csv", "--name=some", output=tmp_path))
+    whole, some = (read_requests(tmp_path / name).filter(stage="pruned lists") for name in ("infer", "some"))
+    trained = read_requests(journey.folder / "runs/pruner").filter(stage="pruner", set="valid")
+    key = ["request", "target", "segment"]
+    assert whole.sort("request").select(key).equals(trained.sort("request").select(key))
+    assert some["request"].to_list() == [7, 2]
+    pairs = some.join(whole, on="request")
+    assert (pairs["target"] == pairs["target_right"]).all()
+
+
+def test_searches_are_judged_by_the_queries_of_the_split(journey, served, tmp_path):
+    run_stage("recommend", journey.infer(output=tmp_path))
+    before = stages(tmp_path / "infer")
+    run_stage("search", journey.infer(output=tmp_path))
+    after = stages(tmp_path / "infer")
+    judged = answered_queries(served.data, VALID)
+    assert 0 < len(judged) < 20
+    assert after["pruned lists, valid_query"]["queries"] == len(judged)
+    assert {name: after[name] for name in before} == before
+    run_stage("recommend", journey.infer(output=tmp_path))
+    assert stages(tmp_path / "infer") == after
 
 
 def test_a_rank_is_the_place_in_the_list_and_a_miss_is_behind_all_items():

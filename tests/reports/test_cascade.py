@@ -3,7 +3,7 @@
 import pytest
 
 from recsys.errors import InputError
-from recsys.reports.cascade import count, describe_set, print_cascade, read_cascade
+from recsys.reports.cascade import count, describe_set, milliseconds, print_cascade, read_cascade
 from recsys.reports.page import write_page
 from recsys.results import stage, write_cascade, write_stages
 
@@ -53,3 +53,4 @@ def test_the_page_shows_the_funnel(tmp_path):
 def test_sets_and_counts_are_words():
     assert [describe_set(name) for name in ("valid", "test_query")] == ["users, valid", "searches, test"]
     assert [count(value) for value in (3883, 9.5, 10.0)] == ["3,883", "9.5", "10"]
+    assert [milliseconds(value) for value in (0.0021, 8e-6, 1.5)] == ["2.1 ms", "<0.1 ms", "1,500.0 ms"]

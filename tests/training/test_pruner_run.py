@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import DecisionConfig
 from recsys.models.pruner import PrunerConfig
 from recsys.recommend.score import open_pairs, score_candidates
+from recsys.results import read_requests, stage_name
 from recsys.training.optim import OptimConfig
 from recsys.training.pruner_run import PrunerRun, hold_out, train_pruner
 from recsys.training.run import TrainerConfig
@@ -103,6 +105,18 @@ def test_other_calibrations_are_exported_and_keep_the_order(cascade, tmp_path, k
     assert model.calibration.shift == 0.0
     chances = model.probability(np.linspace(-12, 3, 50, dtype=np.float32))
     assert (np.diff(chances) >= 0).all()
+
+
+def test_the_values_of_each_request_have_the_means_that_are_reported(trained):
+    _, folder = trained
+    rows = read_requests(folder)
+    found = rows.group_by("stage", "set").agg(pl.len(), pl.col("ndcg@10", "recall@10", "mrr").mean())
+    assert len(found) == 4
+    for row in found.iter_rows(named=True):
+        wanted = stages(folder)[stage_name(row["stage"], row["set"])]
+        assert row["len"] == wanted["queries"]
+        for name in ("ndcg@10", "recall@10", "mrr"):
+            assert row[name] == pytest.approx(wanted[name], abs=2**-32)
 
 
 def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):

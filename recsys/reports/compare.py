@@ -50,7 +50,7 @@ class Run:
         """The stage with the highest mean of the first metric, the later of equals; baselines only without others."""
         stages = self.stages(group)
         models = [stage for stage in stages if stage.lower() not in BASELINES] or stages
-        return max(reversed(models), key=lambda stage: self.values(group, stage)[METRICS[0]].mean())
+        return max(reversed(models), key=lambda stage: float(self.values(group, stage)[METRICS[0]].to_numpy().mean()))
 
     @property
     def data(self) -> str | None:

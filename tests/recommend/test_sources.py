@@ -54,7 +54,7 @@ def test_the_sources_stand_side_by_side_also_after_the_lists_were_measured(journ
     run_stage("recommend", journey.infer(*LEXICAL, f"--pruner={made}/pruner", output=made))
     later = stages(made / "infer")
     assert {name: later[name] for name in wanted} == found
-    assert list(later)[-1] == "pruned lists"
+    assert "pruned lists" in later
 
 
 def test_without_a_lexical_source_candidates_leave_no_results(journey, tmp_path):

@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 START, DAYS, DAY, HOUR = 1_704_067_200, 364, 86_400, 3_600  # the shop opens on Monday 2024-01-01 UTC; the rest seconds
 WEEKS, CAMPAIGN = DAYS // 7, 4  # weeks of the year; weeks that an advertisement runs
-ZIPF = 0.65  # exponent of the popularity
+ZIPF = 0.6  # exponent of the popularity
 NEW_ITEMS = 0.05  # share of items that nobody has met yet
 ADVERTISED = 0.2  # chance of an item to be advertised in a campaign
 REVIEWED = 1 / 8  # chance of an item to get a review in a week
@@ -30,8 +30,8 @@ PATTERNS = ("plain", "striped", "dotted", "checked")
 YOUNGEST = (16, 30, 45, 60, 80)
 """First year of age of each of the four groups, which are equally large, and the end of the last."""
 AGES, REGIONS, DAYPARTS = len(YOUNGEST) - 1, 8, 4
-LOVED = 3
-"""Categories, brands and colours that a user loves, of each."""
+LOVED = {"category": 2, "brand": 1, "colour": 2, "pattern": 1}
+"""How many of each a user loves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +137,10 @@ def draw_people(rng: np.random.Generator, count: int, words: Words) -> People:
         age=rng.integers(youngest[generation], oldest[generation]),
         gender=rng.choice(len(words.genders), size=count, p=(0.49, 0.48, 0.03)),
         region=rng.integers(REGIONS, size=count),
-        categories=_loves(rng, count, len(KINDS), LOVED),
-        brands=_loves(rng, count, len(words.brands), LOVED),
-        colours=_loves(rng, count, len(COLOURS), LOVED),
-        patterns=_loves(rng, count, len(PATTERNS), 1),
+        categories=_loves(rng, count, len(KINDS), LOVED["category"]),
+        brands=_loves(rng, count, len(words.brands), LOVED["brand"]),
+        colours=_loves(rng, count, len(COLOURS), LOVED["colour"]),
+        patterns=_loves(rng, count, len(PATTERNS), LOVED["pattern"]),
     )
 
 

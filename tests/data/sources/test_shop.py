@@ -182,9 +182,7 @@ def test_on_a_phone_the_picture_decides_and_at_a_desk_the_description(
     assert means["desktop"] > means["tablet"] + 0.1
 
 
-def test_the_newest_review_and_an_advertisement_sway(
-    purchases: pl.DataFrame, tables: dict[str, pl.DataFrame]
-) -> None:
+def test_the_newest_review_and_an_advertisement_sway(purchases: pl.DataFrame, tables: dict[str, pl.DataFrame]) -> None:
     reviews = tables["reviews"].select("item_id", "rating", "timestamp").sort("timestamp")
     told = purchases.select("item_id", "timestamp").sort("timestamp").join_asof(reviews, on="timestamp", by="item_id")
     assert told["rating"].null_count() == 0

@@ -20,7 +20,17 @@ from recsys.data.sources.shop.visits import (
     draw_visits,
     pick,
 )
-from recsys.data.sources.shop.world import ADVERTISED, AGES, REGIONS, YOUNGEST, Floats, People, Stock, draw_people, draw_stock
+from recsys.data.sources.shop.world import (
+    ADVERTISED,
+    AGES,
+    REGIONS,
+    YOUNGEST,
+    Floats,
+    People,
+    Stock,
+    draw_people,
+    draw_stock,
+)
 
 
 def _shop(items: int, users: int, seed: int = 0) -> tuple[Stock, People, Visits]:

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.sources.shop.kinds import KINDS, NEXT
-from recsys.data.sources.shop.world import AGES, DAYPARTS, DEVICES, PAGES, REGIONS, WEEKS, Bools, Floats, Ints, People, Stock
+from recsys.data.sources.shop.world import (
+    AGES,
+    DAYPARTS,
+    DEVICES,
+    PAGES,
+    REGIONS,
+    Bools,
+    Floats,
+    Ints,
+    People,
+    Stock,
+)
 
 # fmt: off
 TERMS = {
@@ -87,9 +98,9 @@ class Causes:
             "pattern": (people.patterns, stock.pattern),
         }
         weight = np.tile(stock.popularity, (len(users), 1))
-        for term in self.terms & loves.keys():
-            loved, label = loves[term]
-            weight *= _factors(loved[users], TERMS[term])[:, label]
+        for term, (loved, label) in loves.items():
+            if term in self.terms:
+                weight *= _factors(loved[users], TERMS[term])[:, label]
         return weight
 
 

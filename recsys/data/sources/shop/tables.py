@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.sources.shop.visits import PLACES, Moments, Visits
+from recsys.data.sources.shop.words import FIELDS, Group, Words
 from recsys.data.sources.shop.world import (
     CAMPAIGN,
     DAY,
@@ -16,7 +17,6 @@ from recsys.data.sources.shop.world import (
     People,
     Stock,
 )
-from recsys.data.sources.shop.words import FIELDS, Group, Words
 
 CLICKED, CARTED = 0.3, 0.1  # shares of what is looked at
 ADS_SEEN, AD_RATE = 400, 0.03  # median impressions and clicks per impression of an advertisement

@@ -69,15 +69,28 @@ def draw_moments(rng: np.random.Generator, users: int) -> Moments:
     return Moments(user=user, time=time, page=page, device=device)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Fate:
+    """What chance has decided of the visits before any item is chosen, as arrays over visits."""
+
+    buys: Bools
+    looks: Bools
+    lists: Bools
+    luck: Floats  # [V, 2] in [0, 1), for what is bought and what is looked at
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, moments: Moments) -> "_Fate":
+        size = len(moments)
+        first = np.searchsorted(moments.user, moments.user)
+        # The first three visits end in a purchase for certain: train, valid and test each need one of every user.
+        buys = (rng.random(size) < BOUGHT) | (np.arange(size) - first < 3)
+        looks = (rng.random(size) < LOOKED) | ~buys
+        return cls(buys=buys, looks=looks, lists=rng.random(size) < LISTED, luck=rng.random((size, 2)))
+
+
 def draw_visits(rng: np.random.Generator, causes: Causes, people: People, moments: Moments) -> Visits:
-    """What is bought and looked at, step by step, since what is owned is not bought again."""
+    """What is bought and looked at. Users go in blocks, to keep memory small as the shop grows."""
     size = len(moments)
-    step = np.arange(size) - np.searchsorted(moments.user, moments.user)
-    # The first three visits end in a purchase for certain: train, valid and test each need one of every user.
-    buys = (rng.random(size) < BOUGHT) | (step < 3)
-    looks = (rng.random(size) < LOOKED) | ~buys
-    lists = rng.random(size) < LISTED
-    luck = rng.random((size, 2))
     made = Visits(
         moments=moments,
         bought=np.full(size, -1),
@@ -86,30 +99,41 @@ def draw_visits(rng: np.random.Generator, causes: Causes, people: People, moment
         propensity=np.zeros((size, PLACES)),
         lift=np.zeros((size, PLACES)),
     )
-    profile = profile_state(people)
+    fate = _Fate.draw(rng, moments)
     for users in np.array_split(np.arange(len(people)), -(-len(people) // _BLOCK)):
-        free = causes.taste(people, users) * causes.profile[profile[users]]  # [B, N]; 0 once it is owned
-        last = np.full(len(users), NO_CATEGORY)
-        first, end = (np.searchsorted(moments.user, users, side=side) for side in ("left", "right"))
-        for at in range((end - first).max()):
-            who = np.flatnonzero(first + at < end)
-            row = first[who] + at
-            weight = free[who] * causes.moment[moments.state[row]]
-            weight *= causes.news[moments.week[row]]
-            weight *= causes.follow[last[who]]
-            total = weight.cumsum(axis=1)
-            made.bought[row] = np.where(buys[row], pick(total, luck[row, 0]), -1)
-            made.looked[row] = np.where(looks[row], pick(total, luck[row, 1]), -1)
-            shown = lists[row]
-            _show(rng, causes, made, row[shown], weight[shown])
-            buyer, item = who[buys[row]], made.bought[row][buys[row]]
-            free[buyer, item] = 0
-            last[buyer] = causes.stock.category[item]
+        _walk(rng, causes, people, users, fate, made)
     return made
 
 
+def _walk(rng: np.random.Generator, causes: Causes, people: People, users: Ints, fate: _Fate, made: Visits) -> None:
+    """The visits of some users, all of them one visit further at each step: what is owned is not bought again."""
+    moments, state, week = made.moments, made.moments.state, made.moments.week
+    free = causes.taste(people, users) * causes.profile[profile_state(people)[users]]  # [B, N]; 0 once it is owned
+    last = np.full(len(users), NO_CATEGORY)
+    first, end = (np.searchsorted(moments.user, users, side=side) for side in ("left", "right"))
+    for step in range((end - first).max()):
+        who = np.flatnonzero(first + step < end)
+        row = first[who] + step
+        weight = free[who] * causes.moment[state[row]]
+        weight *= causes.news[week[row]]
+        weight *= causes.follow[last[who]]
+        total = weight.cumsum(axis=1)
+        bought = pick(total, fate.luck[row, 0])
+        made.bought[row] = np.where(fate.buys[row], bought, -1)
+        made.looked[row] = np.where(fate.looks[row], pick(total, fate.luck[row, 1]), -1)
+        _show(rng, causes, made, row[fate.lists[row]], weight[fate.lists[row]])
+        buyer, item = who[fate.buys[row]], bought[fate.buys[row]]
+        free[buyer, item] = 0
+        last[buyer] = causes.stock.category[item]
+
+
 def pick(total: Floats, luck: Floats) -> Ints:
-    """[B] one column of each row with probability weight / sum; `total` [B, N] are running sums, `luck` is in [0, 1)."""
+    """[B] one column of each row with probability weight / sum of weights.
+
+    Args:
+        total: [B, N] running sums of the weights.
+        luck: [B] in [0, 1).
+    """
     sought = luck * total[:, -1]
     return np.array([row.searchsorted(value, side="right") for row, value in zip(total, sought, strict=True)], np.int64)
 

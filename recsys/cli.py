@@ -27,7 +27,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   search       lists for a queries table
                   export       the text tower for sentence-transformers
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
-  recsys demo     [--size=N] [--folder=DIR]  the whole journey on data that is made on the spot
+  recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
   recsys train CONFIG --help               every key, with its meaning

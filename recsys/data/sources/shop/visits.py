@@ -57,8 +57,8 @@ class Visits:
 
 
 def draw_moments(rng: np.random.Generator, users: int) -> Moments:
-    """When and where everybody comes: on 6 to 60 days of the year, once a day."""
-    count = np.clip(rng.lognormal(2.95, 0.35, users), 6, 60).astype(np.int64)  # [U] about 20
+    """When and where everybody comes: on 8 to 60 days of the year, once a day."""
+    count = np.clip(rng.lognormal(3.3, 0.35, users), 8, 60).astype(np.int64)  # [U] about 28
     order = rng.random((users, DAYS)).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     user, day = np.nonzero(order < count[:, None])
     hour = rng.choice(24, size=len(user), p=HOUR_SHARES)

@@ -18,7 +18,7 @@ Bools = npt.NDArray[np.bool_]
 
 START, DAYS, DAY, HOUR = 1_704_067_200, 364, 86_400, 3_600  # the shop opens on Monday 2024-01-01 UTC; the rest seconds
 WEEKS, CAMPAIGN = DAYS // 7, 4  # weeks of the year; weeks that an advertisement runs
-ZIPF = 0.6  # exponent of the popularity
+ZIPF = 0.65  # exponent of the popularity
 NEW_ITEMS = 0.05  # share of items that nobody has met yet
 ADVERTISED = 0.2  # chance of an item to be advertised in a campaign
 REVIEWED = 1 / 8  # chance of an item to get a review in a week

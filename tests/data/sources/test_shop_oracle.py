@@ -36,7 +36,7 @@ from recsys.data.sources.shop.world import (
 def _shop(items: int, users: int, seed: int = 0) -> tuple[Stock, People, Visits]:
     rng = np.random.default_rng(seed)
     stock, people = draw_stock(rng, items, ENGLISH), draw_people(rng, users, ENGLISH)
-    return stock, people, draw_visits(rng, Causes.of(stock), people, draw_moments(rng, users))
+    return stock, people, draw_visits(rng, Causes.of(stock), people, draw_moments(rng, users=users, items=items))
 
 
 @pytest.fixture(scope="module")

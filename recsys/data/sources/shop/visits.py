@@ -56,9 +56,9 @@ class Visits:
     lift: Floats  # [V, PLACES] the listed item's weight over the mean weight
 
 
-def draw_moments(rng: np.random.Generator, users: int) -> Moments:
-    """When and where everybody comes: on 8 to 60 days of the year, once a day."""
-    count = np.clip(rng.lognormal(3.3, 0.35, users), 8, 60).astype(np.int64)  # [U] about 28
+def draw_moments(rng: np.random.Generator, *, users: int, items: int) -> Moments:
+    """When and where everybody comes: on 8 to 60 days of the year, once a day, but too few to buy half of all."""
+    count = np.clip(rng.lognormal(3.3, 0.35, users), 8, min(60, items // 2)).astype(np.int64)  # [U] about 28
     order = rng.random((users, DAYS)).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     user, day = np.nonzero(order < count[:, None])
     hour = rng.choice(24, size=len(user), p=HOUR_SHARES)

@@ -45,7 +45,7 @@ def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str =
 
     Args:
         folder: Where the shop goes: a path that does not exist yet, or an empty folder.
-        size: Number of items. There are twice as many users, about 30 interactions a user, and as many queries.
+        size: Number of items. There are twice as many users, about 42 interactions a user, and as many queries.
         seed: Any integer from 0.
         language: Of all texts, a key of `LANGUAGES`. Who buys what is the same in each.
 
@@ -58,7 +58,8 @@ def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str =
     streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
     for_items, for_users, for_moments, for_visits, for_tables = streams
     stock, people = draw_stock(for_items, size, words), draw_people(for_users, 2 * size, words)
-    visits = draw_visits(for_visits, Causes.of(stock), people, draw_moments(for_moments, len(people)))
+    moments = draw_moments(for_moments, users=len(people), items=size)
+    visits = draw_visits(for_visits, Causes.of(stock), people, moments)
     tables = {**_tables(for_tables, stock, people, visits, words), "oracle": _oracle_table(stock, people, visits)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:

@@ -29,7 +29,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
   recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
                   is B better than A, and where? A table and one page: compare.html in the last RUN
-  recsys demo     [--size=N] [--folder=DIR]  the whole journey on data that is made on the spot
+  recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
   recsys train CONFIG --help               every key, with its meaning

@@ -63,6 +63,11 @@ class Stage:
         """The set of requests that it was measured on: what stands behind the comma of its name, else valid."""
         return self.name.partition(", ")[2] or "valid"
 
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it knows how the data was made: a bound that no stage is compared with as if it were a model."""
+        return self.name.startswith("oracle")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
@@ -142,7 +147,7 @@ def verdict(stages: Sequence[Stage]) -> str:
 
     Of the stages on the set of requests that the first is of: figures of other requests cannot be compared.
     """
-    stages = [stage for stage in stages if stage.group == stages[0].group]
+    stages = [stage for stage in stages if stage.group == stages[0].group and not stage.is_oracle]
     metric = next((name for name in VERDICT_METRICS if any(name in stage.metrics for stage in stages)), None)
     if metric is None:
         return ""
@@ -238,8 +243,8 @@ def _metric_names(stages: Sequence[Stage]) -> list[str]:
 
 
 def _best(stages: Sequence[Stage], metric: str) -> frozenset[str]:
-    """Names of the stages that are best (Gini, ECE: lowest); none where there is nothing to choose between."""
-    values = {stage.name: stage.metrics[metric] for stage in stages if metric in stage.metrics}
+    """Names of the stages that are best (Gini, ECE: lowest), no oracle; none where there is nothing to choose between."""
+    values = {stage.name: stage.metrics[metric] for stage in stages if metric in stage.metrics and not stage.is_oracle}
     if len(set(values.values())) < 2:
         return frozenset()
     best = min(values.values()) if metric.startswith(LOW_IS_GOOD) else max(values.values())
@@ -252,7 +257,7 @@ def _segments(stages: Sequence[Stage]) -> str | None:
     for stage in stages:
         found = {segment: f"{SEGMENT_METRIC}/{segment}" for segment in SEGMENTS}
         values = {segment: stage.metrics[key] for segment, key in found.items() if key in stage.metrics}
-        series.append(Bars(name=stage.name, values=values, quiet=stage.is_baseline))
+        series.append(Bars(name=stage.name, values=values, quiet=stage.is_baseline or stage.is_oracle))
     groups = [segment for segment in SEGMENTS if any(segment in bars.values for bars in series)]
     title = f"{metric_label(SEGMENT_METRIC)} by popularity of the target"
     return draw_bars(series, groups, title=title, size=(WIDTH, 300)) if groups else None

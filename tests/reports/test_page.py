@@ -249,6 +249,14 @@ def test_a_stage_that_only_equals_its_baseline_does_not_beat_it():
     assert "no model beats this baseline" in verdict(stages(pruner=0.1, Markov=0.1))
 
 
+def test_an_oracle_is_no_model_that_wins():
+    measured = stages(oracle=0.5, popularity=0.1, pruner=0.2)
+    assert verdict(measured).startswith("Pruner is best")
+    table = print_results({"stages": [{"name": one.name, "metrics": one.metrics} for one in measured]})
+    assert "0.200*" in table
+    assert "0.500*" not in table
+
+
 def test_the_terminal_table_is_aligned_and_marks_the_best():
     lines = print_results(RESULTS).splitlines()
     assert lines[0].split() == ["stage", "nDCG@10", "Recall@10", "Gini@10", "time"]

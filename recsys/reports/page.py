@@ -243,7 +243,7 @@ def _metric_names(stages: Sequence[Stage]) -> list[str]:
 
 
 def _best(stages: Sequence[Stage], metric: str) -> frozenset[str]:
-    """Names of the stages that are best (Gini, ECE: lowest), no oracle; none where there is nothing to choose between."""
+    """Names of the stages that are best (Gini, ECE: lowest), no oracle; none where there is nothing to choose."""
     values = {stage.name: stage.metrics[metric] for stage in stages if metric in stage.metrics and not stage.is_oracle}
     if len(set(values.values())) < 2:
         return frozenset()

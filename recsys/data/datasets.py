@@ -1,21 +1,25 @@
 """Global rows -> batches for the retriever: next-item windows and query-to-item pairs."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
-from recsys.batch import Batch, RetrieverBatch, UserBatch
+from recsys.batch import Batch, RetrieverBatch, TextBatch, UserBatch
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
 from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
 from recsys.data.sampling import Draw, Windows, cut_windows, uniform
 from recsys.data.split import TRAIN
+from recsys.data.tokens import crop
 from recsys.errors import InputError
 
 __all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
+
+_SHARE, _PLACE = 1_000_039, 1_000_081  # of the draws that crop a query: other ones than those that pick its target
 
 
 class Rows(Protocol):
@@ -62,12 +66,14 @@ class RetrieverRows:
         tasks: list[str],
         negatives: NegativesConfig,
         history_dropout: float,
+        query_crop: float = 0.0,
         seed: int,
     ) -> None:
-        if not 0 <= history_dropout < 1:
-            raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
+        for name, share in (("history_dropout", history_dropout), ("query_crop", query_crop)):
+            if not 0 <= share < 1:
+                raise InputError(f"{name} is {share}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.seed = features, negatives, seed
-        self.history_dropout = history_dropout
+        self.history_dropout, self.query_crop = history_dropout, query_crop
         data = features.data
         self.total = len(data.catalogue)
         self.ends = _train_ends(data) if "next_item" in tasks else None
@@ -141,13 +147,20 @@ class RetrieverRows:
         others = [items[items != own] for items, own in zip(positives, target, strict=True)]
         return self._batch(
             local,
-            self.features.users(pasts, queries.user[rows], rows, local),
+            self.features.users(pasts, queries.user[rows], rows, local, partial(self._cropped, draw.epoch)),
             row=np.arange(len(rows)),
             step=np.array([len(past.item) for past in pasts]),
             target=local.find(target),
             seen=[(items, np.zeros(len(items), dtype=np.int64)) for items in others],
             log_q=self._log_q(local, rows=len(entries), queries=len(rows)),
         )
+
+    def _cropped(self, epoch: int, queries: np.ndarray, texts: TextBatch) -> TextBatch:
+        """Each query loses a share of its words drawn between 0 and `query_crop`, at one end or both."""
+        if not self.query_crop:
+            return texts
+        share, place = (uniform(self.seed + salt, epoch, queries) for salt in (_SHARE, _PLACE))
+        return crop(texts, self.query_crop * share, place)
 
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
         if self.negatives.kind == "all":

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from recsys.batch import TextBatch
 from recsys.config import TextConfig, resolve_pretrained
 from recsys.errors import InputError
+from recsys.models.packing import ATTENTION, PACKABLE, packed_states
 
 _GROUPS, _GROUP_ROWS = 4, 8
 """Groups of like length that a batch is read in, at most, and rows that a group has, at least."""
@@ -88,16 +89,18 @@ class TextEncoder(nn.Module):
         if len(batch.ids) == 0:  # one row that is dropped again, so that absent texts still touch the parameters
             row = torch.zeros((1, 1), dtype=torch.int64, device=batch.ids.device)
             return self.model(input_ids=row, attention_mask=row + 1).last_hidden_state[:0]
-        typed = batch.part is not None and getattr(self.model.config, "type_vocab_size", 0) > 1
-        types = {"token_type_ids": batch.part} if typed else {}
+        types = {"token_type_ids": batch.part} if batch.part is not None and self._typed else {}
         return self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).last_hidden_state
 
     def forward(self, batch: TextBatch) -> Tensor:
         """[q, W] float32: the mean over the real tokens, or the first token's state.
 
-        Texts of like length are read together, so that little is computed for padding; the values are those of one
-        padded batch up to rounding.
+        Little is computed for padding: on a CPU texts are packed, elsewhere (where many short calls are slow) those of
+        like length are read together. The values are those of one padded batch up to rounding.
         """
+        packs = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
+        if packs and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
+            return self._packed(batch)
         groups = min(_GROUPS, len(batch.ids) // _GROUP_ROWS)
         if groups < 2:
             return self._pooled(batch)
@@ -105,6 +108,20 @@ class TextEncoder(nn.Module):
         order = lengths.argsort(stable=True)
         parts = [self._pooled(_cut(batch, rows, int(lengths[rows[-1]]))) for rows in order.tensor_split(groups)]
         return torch.cat(parts)[order.argsort()]
+
+    @property
+    def _typed(self) -> bool:
+        """Whether the model takes token types."""
+        return getattr(self.model.config, "type_vocab_size", 0) > 1
+
+    def _packed(self, batch: TextBatch) -> Tensor:
+        states = packed_states(self.model, batch, typed=self._typed).float()
+        lengths = batch.mask.sum(1)
+        if self.pooling == "cls":
+            return states[lengths.cumsum(0) - lengths]
+        text = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
+        total = states.new_zeros(len(lengths), states.shape[1]).index_add(0, text, states)
+        return total / lengths.clamp(min=1)[:, None]
 
     def _pooled(self, batch: TextBatch) -> Tensor:
         states = self.states(batch).float()
@@ -159,6 +176,7 @@ def _from_scratch(config: TextConfig, vocab_size: int, pad_id: int) -> PreTraine
         max_position_embeddings=max(512, config.max_tokens),
         pad_token_id=pad_id,
     )
+    shape._attn_implementation = ATTENTION
     return BertModel(shape, add_pooling_layer=False)
 
 
@@ -194,7 +212,7 @@ def _load_weights(source: str) -> tuple[PreTrainedModel, dict[str, set[str]]]:
         trust_remote_code=False,
         use_safetensors=True,
         dtype=torch.float32,
-        attn_implementation="sdpa",
+        attn_implementation=ATTENTION if shape.model_type in PACKABLE else "sdpa",
         output_loading_info=True,
         **({"add_pooling_layer": False} if poolable else {}),
     )

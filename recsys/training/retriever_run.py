@@ -44,6 +44,9 @@ class RetrieverRun(RunConfig):
     """What each positive is told apart from."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
+    query_crop: float = 0.0
+    """Largest share of a query's words that training leaves out at its ends, drawn anew in each epoch: few queries are
+    then not learnt by heart."""
     loss: LossConfig = field(default_factory=LossConfig)
     """How the loss is computed; it changes speed and memory, not what is learnt."""
 
@@ -58,8 +61,9 @@ class RetrieverRun(RunConfig):
         if trained_text and self.negatives.kind == "all":
             reason = "would encode every item's text at every step"
             raise InputError(f"negatives.kind 'all' with a trained encoder {reason}; set negatives.kind: batch.")
-        if not 0 <= self.history_dropout < 1:
-            raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
+        for name in ("history_dropout", "query_crop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; expected a share in [0, 1).")
 
 
 def train_retriever(config: RetrieverRun) -> Path:
@@ -111,7 +115,7 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
 def _training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
     return RetrieverRows(
         features, tasks=config.tasks, negatives=config.negatives, history_dropout=config.history_dropout,
-        seed=config.seed,
+        query_crop=config.query_crop, seed=config.seed,
     )  # fmt: skip
 
 

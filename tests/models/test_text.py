@@ -63,21 +63,25 @@ def test_more_padding_changes_nothing(encoder: TextEncoder):
 def test_the_fast_attention_is_the_plain_one(encoder: TextEncoder):
     batch = make_batch([3, 7, 1])
     fast = encoder(batch)
-    assert encoder.model.config._attn_implementation == "sdpa"
     encoder.model.set_attn_implementation("eager")
     torch.testing.assert_close(encoder(batch), fast, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("rows", [15, 16, 37])
-def test_texts_read_in_groups_of_like_length_give_the_values_and_gradients_of_one_batch(
-    encoder: TextEncoder, rows: int
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("rows", [2, 15, 16, 37])
+@pytest.mark.parametrize("way", ["packed", "groups"])
+def test_texts_read_without_padding_give_the_values_and_gradients_of_one_padded_batch(
+    encoder: TextEncoder, rows: int, pooling: str, way: str
 ):
+    if way == "groups":
+        encoder.model.set_attn_implementation("sdpa")
+    encoder.pooling = pooling
     lengths = torch.randint(1, 16, (rows,), generator=torch.Generator().manual_seed(1)).tolist()
     batch = replace(make_batch(lengths), part=(make_batch(lengths).ids % 2) * make_batch(lengths).mask)
-    grouped, whole = encoder(batch), encoder._pooled(batch)
-    torch.testing.assert_close(grouped, whole, atol=1e-6, rtol=1e-5)
+    quick, whole = encoder(batch), encoder._pooled(batch)
+    torch.testing.assert_close(quick, whole, atol=1e-6, rtol=1e-5)
     weights = list(encoder.parameters())
-    found, expected = (torch.autograd.grad(out.square().sum(), weights) for out in (grouped, whole))
+    found, expected = (torch.autograd.grad(out.square().sum(), weights) for out in (quick, whole))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 

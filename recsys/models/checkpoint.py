@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models.decision import Calibration, DecisionConfig, Promises
+from recsys.models.decision import KINDS, Calibration, DecisionConfig, Meaning, Promises
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
@@ -47,7 +47,9 @@ def load_retriever(folder: Path) -> Retriever:
 
 
 def save_pruner(model: Pruner, folder: Path) -> None:
-    """Write config.json (with calibration and decision), model.safetensors and, below text/, the text encoder."""
+    """Write config.json (with what its logits mean and what it decides), model.safetensors and, below text/, the text
+    encoder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = {
         "schema": SCHEMA,
@@ -56,8 +58,8 @@ def save_pruner(model: Pruner, folder: Path) -> None:
         "sizes": asdict(model.sizes),
         "vector_width": model.vector_width,
     }
-    content |= {**asdict(model.calibration), "decision": asdict(model.decision)}
-    content["promises"] = asdict(model.promises) if model.promises else None
+    content |= {"meaning": {kind: asdict(one) for kind, one in model.meaning.items()}}
+    content["decision"] = asdict(model.decision)
     content |= {"lexical": True} if model.lexical else {}
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
@@ -72,24 +74,23 @@ def load_pruner(folder: Path) -> Pruner:
         values: dict[str, Any] = content["config"]
         text = TextConfig(**values["text"]) if values["text"] else None
         config, sizes = PrunerConfig(**{**values, "text": text}), Sizes(**content["sizes"])
-        width, calibration = content["vector_width"], _calibration(content)
-        decision, promises = DecisionConfig(**content["decision"]), _promises(content.get("promises"))
+        width, meaning = content["vector_width"], {kind: _meaning(content["meaning"][kind]) for kind in KINDS}
+        decision = DecisionConfig(**content["decision"])
     encoder = TextEncoder.load(Path(folder) / "text", text) if text else None
     model = Pruner(config, sizes, encoder, vector_width=width, lexical=content.get("lexical", False))
     load_weights(model, Path(folder) / "model.safetensors")
-    model.calibration, model.decision, model.promises = calibration, decision, promises
+    model.meaning, model.decision = meaning, decision
     return model.eval()
 
 
-def _calibration(content: dict[str, Any]) -> Calibration:
-    corners = tuple((logit, chance) for logit, chance in content.get("corners", ()))  # older folders have none
-    return Calibration(scale=content["scale"], shift=content["shift"], corners=corners)
-
-
-def _promises(content: dict[str, Any] | None) -> Promises | None:
-    if content is None:  # not calibrated, or an older folder
-        return None
-    return Promises(**{**content, "thresholds": tuple((loss, chance) for loss, chance in content["thresholds"])})
+def _meaning(content: dict[str, Any]) -> Meaning:
+    calibration, promises = content["calibration"], content["promises"]
+    corners = tuple((logit, chance) for logit, chance in calibration["corners"])
+    known = Calibration(scale=calibration["scale"], shift=calibration["shift"], corners=corners)
+    if promises is None:  # not calibrated
+        return Meaning(calibration=known)
+    thresholds = tuple((loss, chance) for loss, chance in promises["thresholds"])
+    return Meaning(calibration=known, promises=Promises(**{**promises, "thresholds": thresholds}))
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:

@@ -1,10 +1,17 @@
-"""From a pruner's logit to keep or drop: what makes a probability of it, and what is dropped by it."""
+"""From a pruner's logit to keep or drop: what makes a probability of it, and what is dropped by it.
 
-from dataclasses import dataclass, replace
+Users and queries have their own probabilities and thresholds: another share of what is proposed is relevant for each.
+"""
+
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from recsys.errors import InputError
+
+USERS, QUERIES = "users", "queries"
+KINDS = (USERS, QUERIES)
+"""Of requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +85,15 @@ class Promises:
         return found[-1]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What a pruner's logits mean for one kind of request."""
+
+    calibration: Calibration = field(default_factory=Calibration)
+    promises: Promises | None = None
+    """None: what a threshold loses was never measured."""
+
+
 def resolve(decision: DecisionConfig, promises: Promises | None) -> DecisionConfig:
     """The decision with the probability that its loss asks for, or its own one if that is higher.
 
@@ -94,24 +110,23 @@ def resolve(decision: DecisionConfig, promises: Promises | None) -> DecisionConf
     return replace(decision, probability=max(decision.probability or 0.0, promises.probability(decision.loss)))
 
 
-def decide(probabilities: np.ndarray, decision: DecisionConfig) -> np.ndarray:
-    """Which candidates stay: the most probable, those that are probable enough, or both.
+def decide(probabilities: np.ndarray, *, top: int | None, least: np.ndarray | float = 0.0) -> np.ndarray:
+    """Which candidates stay: the most probable, of those that are probable enough.
 
     Equal ones by column, the retriever's order. A negative probability (padding) never stays.
 
     Args:
         probabilities: [B, K] from `Pruner.probability`.
-        decision: what is kept; one with a loss must be resolved.
+        top: how many stay at most; None: any number.
+        least: [B, 1] or one number, the probability from which on candidates stay.
 
     Returns:
         [B, K] bool.
     """
-    if decision.loss is not None and decision.probability is None:
-        raise ValueError(f"{decision} is not resolved; expected what resolve() returns.")
-    kept = probabilities >= (decision.probability or 0.0)
-    if decision.top is not None:
+    kept = (probabilities >= least) & (probabilities >= 0)
+    if top is not None:
         order = np.argsort(-probabilities, axis=1, kind="stable")
         place = np.empty_like(order)
         np.put_along_axis(place, order, np.arange(order.shape[1])[None], axis=1)
-        kept &= place < decision.top
+        kept &= place < top
     return kept

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recsys.batch import PrunerBatch, TextBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models.decision import Calibration, DecisionConfig, Promises
+from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, Meaning
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -91,8 +91,8 @@ class Pruner(nn.Module):
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
-        self.calibration, self.decision = Calibration(), DecisionConfig()
-        self.promises: Promises | None = None
+        self.meaning = dict.fromkeys(KINDS, Meaning())
+        self.decision = DecisionConfig()
 
     def forward(self, batch: PrunerBatch) -> Tensor:
         real = batch.candidate >= 0
@@ -119,10 +119,15 @@ class Pruner(nn.Module):
         states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
         return states.view(*real.shape, -1)
 
-    def probability(self, logits: np.ndarray) -> np.ndarray:
-        """[B, K] float32 calibrated probability that a candidate is relevant, from its logit; 0 at padding (-inf)."""
+    def probability(self, logits: np.ndarray, asks: np.ndarray) -> np.ndarray:
+        """Float32 calibrated probability that a candidate is relevant, from its logit; 0 at padding (-inf).
+
+        `asks` says, in a shape that goes with that of `logits`, whether a candidate's request is a query.
+        """
         real = np.isfinite(logits)
-        return np.where(real, self.calibration.probability(np.where(real, logits, 0.0)), 0.0).astype(np.float32)
+        safe = np.where(real, logits, 0.0)
+        users, queries = (self.meaning[kind].calibration.probability(safe) for kind in (USERS, QUERIES))
+        return np.where(real, np.where(asks, queries, users), 0.0).astype(np.float32)
 
 
 def retriever_evidence(batch: PrunerBatch, real: Tensor, *, lexical: bool = False) -> Tensor:

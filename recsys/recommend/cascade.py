@@ -15,7 +15,7 @@ from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
-from recsys.models.decision import DecisionConfig, decide, resolve
+from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import retrieve
@@ -96,7 +96,8 @@ class Cascade:
     hybrid: Hybrid | None
     """What queries are also answered from."""
     top_k: int
-    decision: DecisionConfig
+    decision: dict[str, DecisionConfig]
+    """By kind of request, each with the probability that its loss asks for."""
     fingerprint: str
     """Of the models, the data and how the lists are cut."""
 
@@ -117,16 +118,24 @@ class Cascade:
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
         if second is not None:
             wanted = second.model.decision if decision == DecisionConfig() else decision
-            decision = resolve(wanted, second.model.promises)
+            decided = {kind: resolve(wanted, one.promises) for kind, one in second.model.meaning.items()}
+        else:
+            decided = dict.fromkeys(KINDS, decision)
         vectors = embed_items(first)
         index = ItemIndex.build(vectors)
         hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)
         models = [folder_hash(one.folder) for one in (first, second) if one is not None]
-        made_from = models, first.data.hash, top_k, asdict(decision), *([hybrid.settings] if hybrid else [])
+        decisions = [asdict(one) for one in decided.values()]
+        made_from = models, first.data.hash, top_k, decisions, *([hybrid.settings] if hybrid else [])
         return cls(
             config=config, retriever=first, pruner=second, item_vectors=vectors, index=index, hybrid=hybrid,
-            top_k=top_k, decision=decision, fingerprint=fingerprint(*made_from),
+            top_k=top_k, decision=decided, fingerprint=fingerprint(*made_from),
         )  # fmt: skip
+
+    @property
+    def length(self) -> int:
+        """Of the longest list."""
+        return min(self.decision[USERS].top or self.top_k, len(self.data.catalogue))
 
     @property
     def data(self) -> Prepared:
@@ -144,7 +153,7 @@ class Cascade:
         with part("retrieve"):
             found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
         if self.pruner is None:
-            kept = slice(self.decision.top or self.top_k)
+            kept = slice(self.length)
             return Lists(
                 items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
                 pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
@@ -155,8 +164,13 @@ class Cascade:
                 found.users, pairs=self.pruner.pairs, lexical=found.lexical,
             )  # fmt: skip
         with part("decide"):
-            chances = np.where(found.items >= 0, self.pruner.model.probability(logits), -1)
-            return prune(found.items, found.scores, logits, chances, self.decision)
+            asks = requests.queries[:, None] >= 0
+            chances = np.where(found.items >= 0, self.pruner.model.probability(logits, asks), -1)
+            users, queries = (self.decision[kind].probability or 0.0 for kind in (USERS, QUERIES))
+            return prune(
+                found.items, found.scores, logits, chances, top=self.decision[USERS].top,
+                least=np.where(asks, queries, users),
+            )  # fmt: skip
 
     def fusion_fault(self) -> str:
         """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""
@@ -185,19 +199,22 @@ def _about(features: Features, words: TextReader | None, data: Prepared, text: s
 
 
 def prune(
-    items: np.ndarray, scores: np.ndarray, logits: np.ndarray, chances: np.ndarray, decision: DecisionConfig
-) -> Lists:
-    """Order candidates by the pruner, equal ones as the retriever has them, and keep what the decision keeps.
+    items: np.ndarray, scores: np.ndarray, logits: np.ndarray, chances: np.ndarray, *, top: int | None,
+    least: np.ndarray | float = 0.0,
+) -> Lists:  # fmt: skip
+    """Order candidates by the pruner, equal ones as the retriever has them, and keep what `decide` keeps.
 
     Args:
         items: [B, K] candidates, best first, padded with -1 at the end.
         scores: [B, K] of the retriever.
         logits: [B, K] of the pruner, -inf at padding.
         chances: [B, K] calibrated probabilities, negative at padding.
-        decision: what is kept.
+        top, least: what is kept.
     """
     order = np.argsort(-logits, axis=1, kind="stable")
-    kept = decide(np.take_along_axis(chances, order, 1), decision)  # the first few: a chance rises with the logit
+    kept = decide(
+        np.take_along_axis(chances, order, 1), top=top, least=least
+    )  # the first few: a chance rises with the logit
     width = max(int(kept.sum(1).max(initial=0)), 1)
 
     def arranged(values: np.ndarray, missing: float) -> np.ndarray:

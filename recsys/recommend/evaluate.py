@@ -43,7 +43,7 @@ def evaluate_lists(cascade: Cascade, requests: Requests, ids: pl.Series, parts: 
         parts: of `part` requests each, in their order; one part is read at a time.
         part: requests in a part.
     """
-    length = min(cascade.decision.top or cascade.top_k, len(cascade.data.catalogue))
+    length = cascade.length
     metrics, each = _measures(cascade, len(requests), ks=[k for k in (10, 20, 100) if k <= length] or [SHOWN])
     for number, rows in enumerate(_blocks(len(requests), part)):
         piece = requests.take(rows)

@@ -314,6 +314,7 @@ def _tell_pruning(config: InferRun, cascade: Cascade) -> None:
     """pruning.json of the pruner's run, for this run's page, with the decision of this run; none without a pruner."""
     own, path = config.folder / "pruning.json", Path(config.pruner or "") / "pruning.json"
     if config.pruner is not None and path.is_file():
-        write_atomic(own, json.dumps({**json.loads(path.read_text()), "decision": asdict(cascade.decision)}))
+        decided = {kind: asdict(one) for kind, one in cascade.decision.items()}
+        write_atomic(own, json.dumps({**json.loads(path.read_text()), "decision": decided}))
     elif config.pruner is None:
         own.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class PruningSection:
     """What the template shows."""
 
     decision: str
-    """One sentence: what is kept, and what it rests on."""
+    """What is kept, and what it rests on; a sentence for each kind of request."""
     panels: Sequence[Panel]
 
 
@@ -46,11 +46,24 @@ def pruning_section(content: Mapping[str, Any] | None, where: str) -> PruningSec
     if content is None or not content.get("sets"):
         return None
     try:
-        chance = content["decision"]["probability"]
-        panels = [_panel(name, one, chance) for name, one in content["sets"].items()]
-        return PruningSection(decision=decision_sentence(content["decision"], content["promises"]), panels=panels)
+        decision, promises, sets = content["decision"], content["promises"], content["sets"]
+        panels = [_panel(name, one, decision[_kind(name)]["probability"]) for name, one in sets.items()]
+        said = {kind: decision_sentence(decision[kind], promises[kind]) for kind in map(_kind, sets)}
+        return PruningSection(decision=_together(said), panels=panels)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where} does not hold pruning curves ({error!r}); train the pruner again.") from error
+
+
+def _kind(name: str) -> str:
+    """Of the requests of a set."""
+    return "queries" if name == "valid_query" else "users"
+
+
+def _together(said: Mapping[str, str]) -> str:
+    """What is decided for each kind, once where it is the same for all."""
+    if len({*said.values()}) == 1:
+        return next(iter(said.values()))
+    return " ".join(f"For {kind}: {text[0].lower()}{text[1:]}" for kind, text in said.items())
 
 
 def decision_sentence(decision: Mapping[str, Any], promises: Mapping[str, Any] | None) -> str:

@@ -85,7 +85,8 @@ def train_pruner(config: PrunerRun) -> Path:
     lists = CandidateLists.read(Path(config.candidates), data)
     features, pairs, model, tokenizer = build(config, data, lists)
     learnt, held = hold_out(lists.sets["second"], config.calibrate, _decided(lists, data))
-    check_loss(config.decision.loss, int((lists.table(held)[2] > 0).sum()))
+    relevant, asks = (lists.table(held)[2] > 0).sum(1), lists.requests.queries[held] >= 0
+    check_loss(config.decision.loss, int(relevant[~asks].sum()), int(relevant[asks].sum()))
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
     judged = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
     rows = _training_rows(config, features, lists, learnt, pairs)

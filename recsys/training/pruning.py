@@ -22,7 +22,7 @@ from recsys.metrics.calibration import (
     reliability,
 )
 from recsys.metrics.pruning import PruningCurve, least_relevant, pruning_curve, safe_threshold
-from recsys.models.decision import Calibration, DecisionConfig, Promises, resolve
+from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning, Promises, resolve
 from recsys.models.pruner import Pruner, retriever_evidence
 from recsys.shards import write_atomic
 
@@ -35,6 +35,8 @@ LOSSES = (
 """Losses whose thresholds an exported pruner knows."""
 KEPT = (0.95, 0.99)
 """Shares of the relevant candidates at which it is told how many of the others can be dropped."""
+ENOUGH = 20
+"""Relevant candidates from which on users, or queries, have a calibration and thresholds of their own."""
 POINTS = 300  # of a curve in pruning.json
 _STACK_RIDGE = 1e-3
 _LEAST_SCALE = 1e-3  # probabilities are then all but equal to the share of right candidates
@@ -49,10 +51,20 @@ class Scored:
     logits: Tensor  # [n] float32, the pruner's
     evidence: Tensor  # [n, E] float32, from `retriever_evidence`; the first is the retriever's score
     relevant: Tensor  # [n] bool
+    asks: Tensor  # [n] bool, whether the list is a query's
 
     def chances(self, model: Pruner) -> Tensor:
         """[n] float32 the model's probabilities."""
-        return torch.from_numpy(model.probability(self.logits.numpy()))
+        return torch.from_numpy(model.probability(self.logits.numpy(), self.asks.numpy()))
+
+    def of(self, kind: str) -> "Scored":
+        """The lists of one kind of request."""
+        kept = self.asks == (kind == QUERIES)
+        numbers, owner = self.owner[kept].unique(return_inverse=True)
+        return Scored(
+            lists=len(numbers), owner=owner, logits=self.logits[kept], evidence=self.evidence[kept],
+            relevant=self.relevant[kept], asks=self.asks[kept],
+        )  # fmt: skip
 
 
 @torch.no_grad()
@@ -62,19 +74,21 @@ def score_lists(
     """The pruner's and the retriever's scores of whole lists; `watch` is shown the logits [B, K] of each batch."""
     device, lists = next(model.parameters()).device, 0
     none, columns = torch.zeros(0), len(model.weights)
-    found = [(none.long(), none, torch.zeros(0, columns), none.bool())]
+    found = [(none.long(), none, torch.zeros(0, columns), none.bool(), none.bool())]
     model.eval()
     for batch in batches:
         real = batch.lists.candidate >= 0
         evidence = retriever_evidence(batch.lists, real, lexical=model.lexical)
         logits = model(batch.lists.to(device)).cpu()
         owner = lists + torch.arange(len(real))[:, None].expand_as(real)
-        found.append((owner[real], logits[real], evidence[real], batch.lists.label[real] > 0))
+        query = batch.lists.users.query
+        asks = torch.zeros_like(real) if query is None else (query >= 0)[:, None].expand_as(real)
+        found.append((owner[real], logits[real], evidence[real], batch.lists.label[real] > 0, asks[real]))
         lists += len(real)
         if watch is not None:
             watch(logits, batch)
-    owner, logits, evidence, relevant = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant)
+    owner, logits, evidence, relevant, asks = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant, asks=asks)
 
 
 def weigh(model: Pruner, held: Scored) -> Scored:
@@ -113,21 +127,35 @@ def fit_weights(columns: Tensor, relevant: Tensor, owner: Tensor) -> Tensor:
     return weights.detach()
 
 
-def check_loss(loss: float | None, relevant: int) -> None:
+def check_loss(loss: float | None, users: int, queries: int) -> None:
     """InputError where lists with so few relevant candidates cannot bound this loss: before a long training."""
-    if loss is not None and relevant < least_relevant(loss):
-        raise InputError(
-            f"decision.loss {loss:g} needs at least {least_relevant(loss):,} relevant candidates in the lists that are "
-            f"held out, and there are {relevant:,}. Hold out a greater share (calibrate), or allow a greater loss."
-        )
+    if loss is None:
+        return
+    for kind, own in ((USERS, users), (QUERIES, queries)):
+        relevant = own if own >= ENOUGH else users + queries
+        if relevant < least_relevant(loss):
+            whose = f" of {kind}" if own >= ENOUGH else ""
+            raise InputError(
+                f"decision.loss {loss:g} needs at least {least_relevant(loss):,} relevant candidates in the lists"
+                f"{whose} that are held out, and there are {relevant:,}. Hold out a greater share (calibrate), or "
+                "allow a greater loss."
+            )
 
 
-def settle(model: Pruner, held: Scored, kind: CalibrationKind, decision: DecisionConfig) -> None:
-    """Give the model its probabilities and its decision, from lists that it has not learnt from (perhaps none)."""
-    if held.lists and len(held.logits):
-        model.calibration = fit_calibration(held.logits, held.relevant, kind)
-        model.promises = promise(held, held.chances(model), decision.loss)
-    model.decision = resolve(decision, model.promises)
+def settle(model: Pruner, held: Scored, calibration: CalibrationKind, decision: DecisionConfig) -> None:
+    """Give the model its probabilities and its decision, from lists that it has not learnt from (perhaps none).
+
+    A kind of request that has few relevant candidates among them goes by the lists of both kinds.
+    """
+    for kind in KINDS if held.lists and len(held.logits) else ():
+        own = held.of(kind)
+        own = own if int(own.relevant.sum()) >= ENOUGH else held
+        fitted = fit_calibration(own.logits, own.relevant, calibration)
+        chances = torch.from_numpy(fitted.probability(own.logits.numpy()).astype("float32"))
+        model.meaning[kind] = Meaning(calibration=fitted, promises=promise(own, chances, decision.loss))
+    for one in model.meaning.values():
+        resolve(decision, one.promises)  # that it can be kept shows here, not when the model is used
+    model.decision = decision
 
 
 def fit_calibration(logits: Tensor, relevant: Tensor, kind: CalibrationKind = "platt") -> Calibration:
@@ -195,11 +223,14 @@ def figures(curve: PruningCurve) -> dict[str, float]:
 
 
 def write_pruning(folder: Path, model: Pruner, measured: Mapping[str, Measured]) -> None:
-    """pruning.json: the decision, what it rests on, and for each set the curves and the reliability. No ids."""
+    """pruning.json: what is decided for each kind of request, what it rests on, and for each set the curves and the
+    reliability. No ids.
+    """
+    decided = {kind: resolve(model.decision, one.promises) for kind, one in model.meaning.items()}
     sets = {name: _described(one) for name, one in measured.items() if one.relevant and one.others}
     content: dict[str, Any] = {
-        "decision": asdict(model.decision),
-        "promises": asdict(model.promises) if model.promises else None,
+        "decision": {kind: asdict(one) for kind, one in decided.items()},
+        "promises": {kind: asdict(one.promises) if one.promises else None for kind, one in model.meaning.items()},
         "sets": sets,
     }
     write_atomic(folder / "pruning.json", json.dumps(content))

@@ -10,9 +10,9 @@ from tokenizers import processors
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
+from recsys.batch import TextBatch
 from recsys.data import text, tokens
 from recsys.data.text import train_wordpiece
-from recsys.batch import TextBatch
 from recsys.data.tokens import TokenCache, crop, token_cache
 
 TEXTS = ["red hat", "", "红色的帽子", "a very long text about a red hat " * 4, "blue", "red hat"]

@@ -19,7 +19,7 @@ from recsys.models.checkpoint import (
     save_pruner,
     save_retriever,
 )
-from recsys.models.decision import Calibration, DecisionConfig, Promises
+from recsys.models.decision import KINDS, Calibration, DecisionConfig, Meaning, Promises
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
@@ -156,38 +156,43 @@ def test_frozen_weights_count_as_weights_and_not_as_trained_ones() -> None:
     assert count_parameters(model) == (13, 9)
 
 
+MEANING = {
+    "users": Meaning(
+        calibration=Calibration(scale=0.1, shift=-0.7, corners=((-1.5, 0.1), (2.0, 1 / 3))),
+        promises=Promises(lists=4, relevant=9, thresholds=((0.1, 0.2), (0.5, 0.3))),
+    ),
+    "queries": Meaning(calibration=Calibration(scale=2.0)),
+}
+
+
 @pytest.fixture
 def pruner(tmp_path: Path) -> Path:
     model = Pruner(PrunerConfig(width=8, layers=1, heads=2), SIZES, None, vector_width=8)
-    model.calibration = Calibration(scale=0.1, shift=-0.7, corners=((-1.5, 0.1), (2.0, 1 / 3)))
-    model.promises = Promises(lists=4, relevant=9, thresholds=((0.1, 0.2), (0.5, 0.3)))
+    model.meaning = MEANING
     model.decision = DecisionConfig(probability=0.2, loss=0.1)
     save_pruner(model, tmp_path / "model")
     return tmp_path / "model"
 
 
-def change(folder: Path, drop: tuple[str, ...] = (), **values: object) -> None:
+def change(folder: Path, **values: object) -> None:
     content = json.loads((folder / "config.json").read_text()) | values
-    (folder / "config.json").write_text(json.dumps({name: one for name, one in content.items() if name not in drop}))
+    (folder / "config.json").write_text(json.dumps(content))
 
 
 def test_a_pruners_calibration_decision_and_promises_come_back_as_they_were(pruner: Path) -> None:
     loaded = load_pruner(pruner)
-    assert loaded.calibration == Calibration(scale=0.1, shift=-0.7, corners=((-1.5, 0.1), (2.0, 1 / 3)))
-    assert loaded.promises == Promises(lists=4, relevant=9, thresholds=((0.1, 0.2), (0.5, 0.3)))
+    assert loaded.meaning == MEANING
     assert loaded.decision == DecisionConfig(probability=0.2, loss=0.1)
 
 
-def test_a_pruner_of_before_losses_and_corners_still_loads(pruner: Path) -> None:
-    change(pruner, drop=("corners", "promises"), decision={"top": 3, "probability": None})
-    loaded = load_pruner(pruner)
-    assert loaded.calibration == Calibration(scale=0.1, shift=-0.7)
-    assert loaded.decision == DecisionConfig(top=3)
-    assert loaded.promises is None
-
-
 @pytest.mark.parametrize(
-    ("key", "value"), [("decision", {"surprise": 1}), ("corners", [[1.0]]), ("promises", {"lists": 3}), ("scale", None)]
+    ("key", "value"),
+    [
+        ("decision", {"surprise": 1}),
+        ("meaning", {}),
+        ("meaning", {kind: {"calibration": {"scale": 1.0}, "promises": None} for kind in KINDS}),
+        ("meaning", {kind: {"calibration": {"scale": 1.0, "shift": 0.0, "corners": [[1.0]]}} for kind in KINDS}),
+    ],
 )
 def test_a_pruner_that_is_described_wrongly_is_refused(pruner: Path, key: str, value: object) -> None:
     change(pruner, **{key: value})

@@ -24,7 +24,14 @@ def test_a_decision_keeps_the_best_or_the_probable_or_both(top, probability):
     chances = np.random.default_rng(0).integers(0, 5, (6, 8)) / 4
     chances[2, 3:] = -1
     decision = DecisionConfig(top=top, probability=probability)
-    np.testing.assert_array_equal(decide(chances, decision), plain_decision(chances, decision))
+    found = decide(chances, top=top, least=probability or 0.0)
+    np.testing.assert_array_equal(found, plain_decision(chances, decision))
+
+
+def test_each_list_may_have_a_probability_of_its_own():
+    chances = np.array([[0.2, 0.4], [0.2, 0.4], [-1.0, -1.0]])
+    found = decide(chances, top=None, least=np.array([[0.1], [0.3], [0.0]]))
+    assert found.tolist() == [[True, True], [False, True], [False, False]]
 
 
 def test_corners_are_joined_by_straight_lines_and_level_outside():
@@ -57,11 +64,6 @@ def test_a_loss_that_no_list_has_bounded_is_refused():
         resolve(DecisionConfig(loss=0.01), Promises(lists=1, relevant=0, thresholds=()))
     with pytest.raises(InputError, match="needs a pruner that knows"):
         resolve(DecisionConfig(loss=0.01), None)
-
-
-def test_a_loss_that_was_not_resolved_decides_nothing():
-    with pytest.raises(ValueError, match="not resolved"):
-        decide(np.zeros((1, 2)), DecisionConfig(loss=0.1))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from recsys.batch import ItemBatch, PrunerBatch, TextBatch, UserBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, save_pruner
-from recsys.models.decision import Calibration
+from recsys.models.decision import Calibration, Meaning
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -231,9 +231,11 @@ def test_autocast_leaves_the_order_of_an_untrained_pruner_alone():
 
 def test_probabilities_are_calibrated_logits_without_overflow_and_zero_at_padding():
     model = joint()
-    model.calibration = Calibration(scale=2.0, shift=-1.0)
-    found = model.probability(np.array([[0.0, 3.0, 1e4, -1e4, -np.inf]], dtype=np.float32))
-    np.testing.assert_allclose(found, [[1 / (1 + np.exp(1)), 1 / (1 + np.exp(-5)), 1, 0, 0]], rtol=1e-6)
+    model.meaning["users"] = Meaning(calibration=Calibration(scale=2.0, shift=-1.0))
+    logits = np.array([[0.0, 3.0, 1e4, -1e4, -np.inf]] * 2, dtype=np.float32)
+    users, queries = model.probability(logits, np.array([[False], [True]]))
+    np.testing.assert_allclose(users, [1 / (1 + np.exp(1)), 1 / (1 + np.exp(-5)), 1, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(queries, [0.5, 1 / (1 + np.exp(-3)), 1, 0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -25,23 +25,24 @@ def everybody(cascade: Cascade) -> Requests:
 
 
 @pytest.mark.parametrize(
-    ("decision", "wanted"),
+    ("top", "least", "wanted"),
     [
-        (DecisionConfig(), [[2, 7, 9, 4], [1, 3, -1, -1]]),
-        (DecisionConfig(top=3), [[2, 7, 9], [1, 3, -1]]),
-        (DecisionConfig(probability=0.25), [[2, 7, 9], [-1, -1, -1]]),
-        (DecisionConfig(top=1, probability=0.2), [[2], [1]]),
-        (DecisionConfig(probability=0.9), [[-1], [-1]]),
+        (None, 0.0, [[2, 7, 9, 4], [1, 3, -1, -1]]),
+        (3, 0.0, [[2, 7, 9], [1, 3, -1]]),
+        (None, 0.25, [[2, 7, 9], [-1, -1, -1]]),
+        (None, np.array([[0.4], [0.1]]), [[2, 7], [1, 3]]),  # a user's list and a query's
+        (1, 0.2, [[2], [1]]),
+        (None, 0.9, [[-1], [-1]]),
     ],
 )
-def test_candidates_are_ordered_by_the_pruner_and_cut_by_the_decision(decision, wanted):
-    lists = prune(ITEMS, SCORES, LOGITS, CHANCES, decision)
+def test_candidates_are_ordered_by_the_pruner_and_cut_by_the_decision(top, least, wanted):
+    lists = prune(ITEMS, SCORES, LOGITS, CHANCES, top=top, least=least)
     assert lists.items.tolist() == wanted
     assert lists.candidates is ITEMS
 
 
 def test_every_score_stays_with_its_item():
-    lists = prune(ITEMS, SCORES, LOGITS, CHANCES, DecisionConfig(top=3))
+    lists = prune(ITEMS, SCORES, LOGITS, CHANCES, top=3)
     assert lists.retriever_scores[0].tolist() == [8, 6, 7]
     np.testing.assert_allclose(lists.scores, [[0.6, 0.6, 0.3], [0.2, 0.2, 0]])
     np.testing.assert_array_equal(lists.pruner_scores, lists.scores)
@@ -49,7 +50,7 @@ def test_every_score_stays_with_its_item():
 
 def test_chances_that_are_equal_by_rounding_keep_the_order_of_the_logits():
     logits = np.array([[30.0, 31.0, 32.0]], dtype=np.float32)
-    lists = prune(np.array([[5, 6, 7]]), np.zeros((1, 3), np.float32), logits, np.ones((1, 3)), DecisionConfig(top=2))
+    lists = prune(np.array([[5, 6, 7]]), np.zeros((1, 3), np.float32), logits, np.ones((1, 3)), top=2)
     assert lists.items.tolist() == [[7, 6]]
 
 
@@ -86,7 +87,7 @@ def test_without_a_decision_the_pruners_own_holds(journey, tmp_path):
     run = train_pruner(own)
     config = journey.infer(f"--pruner={run}", "--decision.top=null", output=tmp_path)
     cascade = Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision)
-    assert cascade.decision == DecisionConfig(top=3)
+    assert cascade.decision["queries"] == DecisionConfig(top=3)
 
 
 @pytest.mark.parametrize("way", ["probability", "loss"])
@@ -100,8 +101,8 @@ def test_a_loss_asked_for_at_inference_is_the_probability_that_the_model_knows_f
     config = journey.infer("--decision.loss=0.3", "--decision.top=null", output=tmp_path)
     cascade = Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision)
     assert cascade.pruner is not None
-    chance = dict(cascade.pruner.model.promises.thresholds)[0.3]
-    assert cascade.decision == DecisionConfig(probability=chance, loss=0.3)
+    chance = dict(cascade.pruner.model.meaning["users"].promises.thresholds)[0.3]
+    assert cascade.decision["users"] == DecisionConfig(probability=chance, loss=0.3)
     lists = cascade.recommend(everybody(cascade))
     assert (lists.items < 0).any()
     assert lists.scores[lists.items >= 0].min() >= chance

@@ -23,7 +23,8 @@ def content(**decision: Any) -> dict[str, Any]:
     one = {"lists": 30, "relevant": 40, "others": 1459, "ece": 0.0114, "reliability": bins}
     one |= {"pruner": curve(0.71), "retriever": curve(0.6)}
     decided = {"top": None, "probability": None, "loss": None, **decision}
-    return {"decision": decided, "promises": PROMISES, "sets": {"valid": one, "valid_query": one}}
+    decisions, promises = ({"users": part, "queries": part} for part in (decided, PROMISES))
+    return {"decision": decisions, "promises": promises, "sets": {"valid": one, "valid_query": one}}
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,26 @@ def content(**decision: Any) -> dict[str, Any]:
 )
 def test_the_decision_is_told_with_what_it_rests_on(decision: dict[str, Any], said: str):
     made = content(**decision)
-    assert said in decision_sentence(made["decision"], made["promises"])
+    assert said in decision_sentence(made["decision"]["users"], made["promises"]["users"])
+    section = pruning_section(made, "pruning.json")
+    assert section is not None
+    assert said in section.decision
+    assert "For users" not in section.decision
+
+
+def test_users_and_queries_are_told_apart_where_their_thresholds_differ():
+    made = content(probability=0.02)
+    made["decision"]["queries"] = {"top": None, "probability": 0.4, "loss": None}
+    section = pruning_section(made, "pruning.json")
+    assert section is not None
+    assert section.decision.startswith("For users: the decision keeps those with p ≥ .020.")
+    assert "For queries: the decision keeps those with p ≥ .400." in section.decision
+    kept = [panel.sentence.split("the decision's probability ")[1] for panel in section.panels]
+    assert kept == ["keeps 96.0 % and drops 71 %.", "keeps 0.0 % and drops 100 %."]
 
 
 def test_a_pruner_that_promises_nothing_or_little_says_no_more_than_it_does():
-    decision = content(top=3)["decision"]
+    decision = content(top=3)["decision"]["users"]
     few = {**PROMISES, "thresholds": [[0.3, 0.2]]}
     assert {decision_sentence(decision, promises) for promises in (None, few)} == {
         "The decision keeps the 3 best of each list."

@@ -83,12 +83,12 @@ def test_a_wanted_loss_becomes_a_probability_of_the_exported_model(cascades, tmp
     folder = train_pruner(config)
     model = load_pruner(folder / "model")
     assert model.decision.loss == 0.11
-    assert model.decision.probability == dict(model.promises.thresholds)[0.11]
+    promises = model.meaning["users"].promises
     lists = CandidateLists.read(cascade.candidates, cascade.data)
     _, held = hold_out(lists.sets["second"], config.calibrate)
-    assert (model.promises.lists, model.promises.relevant) == (len(held), (lists.table(held)[2] > 0).sum())
-    decision = json.loads((folder / "model/config.json").read_text())["decision"]
-    assert decision == json.loads((folder / "pruning.json").read_text())["decision"] == asdict(model.decision)
+    assert (promises.lists, promises.relevant) == (len(held), (lists.table(held)[2] > 0).sum())
+    decided = json.loads((folder / "pruning.json").read_text())["decision"]["users"]
+    assert decided == {**asdict(model.decision), "probability": dict(promises.thresholds)[0.11]}
 
 
 def test_a_loss_that_the_held_out_lists_cannot_bound_is_refused_before_training(cascade, tmp_path):
@@ -101,10 +101,12 @@ def test_a_loss_that_the_held_out_lists_cannot_bound_is_refused_before_training(
 @pytest.mark.parametrize("kind", ["temperature", "isotonic"])
 def test_other_calibrations_are_exported_and_keep_the_order(cascade, tmp_path, kind):
     model = load_pruner(train_pruner(run_of(cascade, tmp_path, calibration=kind)) / "model")
-    assert (len(model.calibration.corners) > 0) == (kind == "isotonic")
-    assert model.calibration.shift == 0.0
-    chances = model.probability(np.linspace(-12, 3, 50, dtype=np.float32))
-    assert (np.diff(chances) >= 0).all()
+    for asks, one in ((False, "users"), (True, "queries")):
+        calibration = model.meaning[one].calibration
+        assert (len(calibration.corners) > 0) == (kind == "isotonic")
+        assert calibration.shift == 0.0
+        chances = model.probability(np.linspace(-12, 3, 50, dtype=np.float32), np.array(asks))
+        assert (np.diff(chances) >= 0).all()
 
 
 def test_the_values_of_each_request_have_the_means_that_are_reported(trained):
@@ -149,8 +151,10 @@ def test_the_model_folder_knows_its_calibration_and_decision(trained):
     content = json.loads((folder / "model/config.json").read_text())
     model = load_pruner(folder / "model")
     assert content["decision"] == {"top": 3, "probability": None, "loss": None}
-    assert content["promises"]["lists"] == held_out(cascade)
-    assert (content["scale"], content["shift"]) == (model.calibration.scale, model.calibration.shift) != (1.0, 0.0)
+    meaning = content["meaning"]["users"]
+    assert meaning["promises"]["lists"] == held_out(cascade)
+    assert (meaning["calibration"]["scale"], meaning["calibration"]["shift"]) != (1.0, 0.0)
+    assert {**asdict(model.meaning["users"].calibration), "corners": []} == meaning["calibration"]
     assert (folder / "model/codes.json").is_file()
 
 
@@ -192,7 +196,7 @@ def test_evidence_weighed_afterwards_rests_on_queries_that_the_retriever_does_no
     unknown = (asked >= 0) & (cascade.data.queries.stage[asked] == SECOND)
     assert 0 < unknown.sum() < (asked >= 0).sum()
     decided = np.where(asked >= 0, unknown, -1)
-    assert model.promises.lists == len(hold_out(lists.sets["second"], 0.3, decided)[1])
+    assert model.meaning["users"].promises.lists == len(hold_out(lists.sets["second"], 0.3, decided)[1])
     assert not torch.equal(model.weights, torch.zeros(2))
 
 
@@ -215,7 +219,8 @@ def test_lists_are_held_out_by_their_number_and_at_least_one():
 
 def test_without_calibration_probabilities_are_those_of_the_bare_logits(cascade, tmp_path):
     model = load_pruner(train_pruner(run_of(cascade, tmp_path, calibrate=0.0)) / "model")
-    np.testing.assert_allclose(model.probability(np.array([[0.3]])), torch.sigmoid(torch.tensor([[0.3]])), rtol=1e-6)
+    found = model.probability(np.array([[0.3]]), np.array([False]))
+    np.testing.assert_allclose(found, torch.sigmoid(torch.tensor([[0.3]])), rtol=1e-6)
 
 
 def test_wrong_candidates_leave_no_run_behind(cascade, tmp_path):

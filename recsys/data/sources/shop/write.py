@@ -55,11 +55,7 @@ def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str =
     """
     _check(folder, size, seed, language)
     words = LANGUAGES[language]
-    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
-    for_items, for_users, for_moments, for_visits, for_tables = streams
-    stock, people = draw_stock(for_items, size, words), draw_people(for_users, 2 * size, words)
-    moments = draw_moments(for_moments, users=len(people), items=size)
-    visits = draw_visits(for_visits, Causes.of(stock), people, moments)
+    stock, people, visits, for_tables = draw_shop(size, seed, words)
     tables = {**_tables(for_tables, stock, people, visits, words), "oracle": _oracle_table(stock, people, visits)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
@@ -68,6 +64,15 @@ def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str =
         for name, table in tables.items():
             table.write_parquet(whole / f"{name}.parquet")
         whole.replace(folder)
+
+
+def draw_shop(size: int, seed: int, words: Words) -> tuple[Stock, People, Visits, np.random.Generator]:
+    """What `write_shop` writes, as arrays, and the generator that its tables are told with."""
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(5)]
+    for_items, for_users, for_moments, for_visits, for_tables = streams
+    stock, people = draw_stock(for_items, size, words), draw_people(for_users, 2 * size, words)
+    moments = draw_moments(for_moments, users=len(people), items=size)
+    return stock, people, draw_visits(for_visits, Causes.of(stock), people, moments), for_tables
 
 
 def _check(folder: Path, size: int, seed: int, language: str) -> None:

@@ -127,7 +127,7 @@ def difference(interval: Interval) -> str:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Two to five runs, the first of which the others are compared with."""
     if not 2 <= len(folders) <= len(LETTERS):
-        raise InputError(f"Found {len(folders)} runs to compare; expected 2 to {len(LETTERS)}: recsys compare RUN RUN")
+        raise InputError(f"Runs to compare: found {len(folders)}, expected 2 to {len(LETTERS)}: recsys compare RUN RUN")
     return [_read_run(letter, folder) for letter, folder in zip(LETTERS, folders, strict=False)]
 
 

@@ -18,7 +18,7 @@ PLACES = {
 }
 """Keys that say where things lie, of every run ("") and of a task; they always differ and change nothing."""
 
-ABSENT = "-"
+ABSENT, PRESENT = "-", "yes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,20 @@ def trainings(run: Path) -> dict[str, Path]:
 
 
 def find_differences(runs: Sequence[Path]) -> list[Difference]:
-    """Every setting whose value differs, dotted, in the order of the configs; the same change of two tasks is one."""
-    settings = [_settings(run) for run in runs]
-    found: dict[tuple[str, ...], list[str]] = {}
+    """Every setting whose value differs, dotted, in the order of the configs; the same change of two tasks is one.
+
+    A task that some run has no part of is told in one line, not by its settings.
+    """
+    parts = [_settings(run) for run in runs]
+    tasks = dict.fromkeys(task for one in parts for task in one)
+    lacking = [task for task in tasks if not all(task in one for one in parts)]
+    settings = [
+        {(task, key): value for task, keys in one.items() if task not in lacking for key, value in keys.items()}
+        for one in parts
+    ]
+    found: dict[tuple[str, ...], list[str]] = {
+        (task, *(PRESENT if task in one else ABSENT for one in parts)): [task] for task in lacking
+    }
     for task, key in dict.fromkeys(pair for one in settings for pair in one):
         values = [one.get((task, key), ABSENT) for one in settings]
         if len(set(values)) > 1:
@@ -55,14 +66,18 @@ def find_differences(runs: Sequence[Path]) -> list[Difference]:
     return [Difference(key=key, tasks=tasks, values=values) for (key, *values), tasks in found.items()]
 
 
-def _settings(run: Path) -> dict[tuple[str, str], str]:
+def _settings(run: Path) -> dict[str, dict[str, str]]:
+    """By task, of those that the run has a config of."""
     configs = {task: _read(folder / "config.yaml") for task, folder in trainings(run).items()}
     configs["infer"] = _read(run / "infer.yaml")
     return {
-        (task, key): value
+        task: {
+            key: value
+            for key, value in _flat(config)
+            if not any(_below(key, place) for place in PLACES[""] | PLACES.get(task, set()))
+        }
         for task, config in configs.items()
-        for key, value in _flat(config)
-        if not any(_below(key, place) for place in PLACES[""] | PLACES.get(task, set()))
+        if config
     }
 
 

@@ -154,7 +154,7 @@ def test_folders_that_hold_no_values_are_refused(tmp_path, two):
         with pytest.raises(InputError, match=message):
             read_runs([two[0], tmp_path / name])
     for count in (0, 1, 6):
-        with pytest.raises(InputError, match=f"Found {count} runs to compare; expected 2 to 5"):
+        with pytest.raises(InputError, match=f"Runs to compare: found {count}, expected 2 to 5"):
             read_runs(two[:1] * count)
 
 

@@ -49,6 +49,17 @@ def test_a_key_that_one_run_lacks_is_told_with_a_dash(tmp_path):
     ]
 
 
+def test_a_part_that_one_run_lacks_is_one_line(tmp_path):
+    make_run(tmp_path, "a", epochs=8)
+    make_run(tmp_path, "b", epochs=3)
+    found = find_differences([tmp_path / "a", tmp_path / "b_lists"])
+    assert [(one.key, one.tasks, one.values) for one in found] == [
+        ("pruner", ["pruner"], ["-", "yes"]),
+        ("infer", ["infer"], ["-", "yes"]),
+        ("optim.epochs", ["retriever"], ["8", "3"]),
+    ]
+
+
 @pytest.mark.parametrize(("content", "message"), [("a: [", "not readable YAML"), ("- 1", "holds no mapping")])
 def test_a_broken_config_is_refused_by_name(tmp_path, content, message):
     (tmp_path / "config.yaml").write_text(content)

@@ -99,7 +99,7 @@ def test_the_config_that_is_printed_is_complete_and_loads_again(tmp_path, capsys
         (["report", "runs/shop", "--show_id"], "Unknown option --show_id. Did you mean '--show_ids'?"),
         (["compare", "runs/a", "runs/b", "--stag=x"], "Unknown option --stag=x. Did you mean '--stage'?"),
         (["compare", "runs/a", "runs/b", "--output"], "Unknown option --output. Expected --stage=VALUE or"),
-        (["compare", "runs/a"], "Found 1 runs to compare; expected 2 to 5"),
+        (["compare", "runs/a"], "Runs to compare: found 1, expected 2 to 5"),
         (["compare", "nowhere", "runs/b"], "There is no run folder 'nowhere'"),
         (["demo", "--sizes=3"], "Unknown option '--sizes=3'. Did you mean 'size'?"),
         (["demo", "--size=many"], "--size='many' is no whole number"),

@@ -42,6 +42,11 @@ class TextBatch(Batch):
     mask: Tensor  # [q, T] bool, True for a real token
     part: Tensor | None = None  # [q, T] int64, 1 for the second text of a pair (token types); None: single texts
 
+    def take(self, rows: Tensor) -> Self:
+        """Some of the texts, padded to the longest of them."""
+        longest = int(self.mask[rows].sum(1).max()) if len(rows) else 1
+        return self._each(lambda tensor: tensor[rows, :longest])
+
 
 @dataclass(frozen=True, kw_only=True)
 class ItemBatch(Batch):
@@ -80,17 +85,19 @@ class UserBatch(Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrieverBatch(Batch):
-    """One training step of the retriever."""
+    """One process's part of a training step of the retriever. Items are told by their row of the items table."""
 
     items: ItemBatch | None  # None: the whole catalogue, which the trainer holds
+    item: Tensor | None  # [n] int64, the items of `items`, rising; None: the whole catalogue
     users: UserBatch
     row: Tensor  # [R] int64, row of `users` that each supervised target belongs to
     step: Tensor  # [R] int64, number of history entries before the target: 0 .. H
-    target: Tensor  # [R] int64, row of `items`
+    target: Tensor  # [R] int64, item
     seen_row: Tensor  # [E] int64, row of `users`
-    seen_item: Tensor  # [E] int64, row of `items` that this user has
+    seen_item: Tensor  # [E] int64, item that this user has
     seen_step: Tensor  # [E] int64, from this step on the item is no negative (0: at every step)
-    log_q: Tensor | None = None  # [n] float32, log of each item's chance to stand in the batch as a negative
+    missed: Tensor | None = None  # [n, S] float64, log of the chance that one draw of each source misses the item
+    draws: Tensor | None = None  # [S] int64, draws of each source that this process has made
     tokens: int = 0  # real tokens or entries in this batch, for the rate that is logged
 
     @property

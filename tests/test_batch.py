@@ -19,7 +19,8 @@ def retriever_batch() -> RetrieverBatch:
     none = torch.zeros(0, dtype=torch.int64)
     items = ItemBatch(index=torch.arange(5), text=text(5), number=torch.rand(5, 1))
     return RetrieverBatch(
-        items=items, users=users(2), row=none, step=none, target=none, seen_row=none, seen_item=none, seen_step=none,
+        items=items, item=torch.arange(5), users=users(2), row=none, step=none, target=none, seen_row=none,
+        seen_item=none, seen_step=none,
         tokens=8,
     )  # fmt: skip
 
@@ -39,7 +40,7 @@ def test_moving_a_batch_moves_the_tensors_of_its_parts_too() -> None:
 def test_moving_keeps_the_type_the_plain_values_and_what_is_absent() -> None:
     moved = retriever_batch().to("cpu")
     assert isinstance(moved, RetrieverBatch)
-    assert (moved.tokens, moved.rows, moved.log_q) == (8, 2, None)
+    assert (moved.tokens, moved.rows, moved.missed) == (8, 2, None)
     assert moved.items is not None
     assert moved.items.text_vector is None
 
@@ -53,6 +54,17 @@ def test_taking_items_takes_every_field_of_theirs() -> None:
     assert some.text is not None
     assert some.text.ids[:, 0].tolist() == [12, 0, 12]
     assert some.number is None
+
+
+def test_taking_texts_pads_them_to_the_longest_of_them() -> None:
+    mask = torch.arange(5) < torch.tensor([[2], [5], [3]])
+    texts = TextBatch(ids=torch.arange(15).view(3, 5), mask=mask, part=mask.long())
+    some = texts.take(torch.tensor([2, 0]))
+    assert some.ids.tolist() == [[10, 11, 12], [0, 1, 2]]
+    assert some.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert some.part is not None
+    assert some.part.shape == (2, 3)
+    assert texts.take(torch.zeros(0, dtype=torch.int64)).ids.shape == (0, 1)
 
 
 def test_a_batch_cannot_be_written_into() -> None:

@@ -17,6 +17,7 @@ from recsys.data.requests import evaluation_batches, user_requests
 from recsys.data.sampling import Draw
 from recsys.data.sources.shop import write_shop
 from recsys.data.split import VALID
+from recsys.losses.cached import cut_chunks
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.ranking import rank_of_targets, top_items
@@ -24,7 +25,7 @@ from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import RetrieverConfig
 from recsys.tables.config import DataConfig, HistoryConfig, InteractionsConfig, ItemsConfig, UsersConfig
 from recsys.training.optim import OptimConfig
-from recsys.training.retriever import LossConfig, RetrieverTraining, encode_catalogue, score_requests
+from recsys.training.retriever import CachedConfig, LossConfig, RetrieverTraining, encode_catalogue, score_requests
 from recsys.training.retriever_run import RetrieverRun, build
 
 TEXT = TextConfig(model="config:", mode="full", layers=1, width=16, heads=2, max_tokens=12, vocab=300)
@@ -70,13 +71,15 @@ def plain_loss(module: RetrieverTraining, batch: RetrieverBatch) -> Tensor:
     items = module.model.encode_items(module.catalogue if batch.items is None else batch.items)
     users = module.model.encode_users(batch.users, items)
     seen = list(zip(batch.seen_row.tolist(), batch.seen_item.tolist(), batch.seen_step.tolist(), strict=True))
+    here = list(range(len(items))) if batch.item is None else batch.item.tolist()
     losses = []
     for row, step, target in zip(batch.row.tolist(), batch.step.tolist(), batch.target.tolist(), strict=True):
         scores = module.model.scale * users[row, step] @ items.T
-        scores = scores if batch.log_q is None else scores - batch.log_q
+        if batch.missed is not None and batch.draws is not None:
+            scores = scores - (1 - (batch.missed * batch.draws).sum(1).exp()).log().float()
         had = {item for owner, item, since in seen if owner == row and since <= step and item != target}
-        allowed = [item for item in range(len(items)) if item not in had]
-        losses.append(F.cross_entropy(scores[allowed], torch.tensor(allowed.index(target))))
+        allowed = [column for column, item in enumerate(here) if item not in had]
+        losses.append(F.cross_entropy(scores[allowed], torch.tensor(allowed.index(here.index(target)))))
     return torch.stack(losses).mean()
 
 
@@ -94,17 +97,40 @@ def test_the_training_loss_is_plain_cross_entropy_in_value_and_gradient(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_a_batch_that_holds_every_item_in_any_order_is_the_whole_catalogue(run: RetrieverRun, data: Prepared) -> None:
+def test_a_batch_that_holds_every_item_is_the_whole_catalogue(run: RetrieverRun, data: Prepared) -> None:
     module = training_of(run, data)
     whole = batch_of(run, data, NegativesConfig(kind="all"), range(6))
-    order = torch.randperm(len(data.catalogue))
-    place = order.argsort()  # of each item in the batch
-    users = replace(whole.users, history=place[whole.users.history])
-    mixed = replace(
-        whole, items=module.catalogue.take(order), users=users, target=place[whole.target],
-        seen_item=place[whole.seen_item],
-    )  # fmt: skip
-    assert module.training_step(mixed, 0).item() == pytest.approx(module.training_step(whole, 0).item(), rel=1e-5)
+    named = replace(whole, items=module.catalogue, item=torch.arange(len(data.catalogue)))
+    assert module.training_step(named, 0).item() == module.training_step(whole, 0).item()
+
+
+@pytest.mark.parametrize("limits", [{"rows": 3, "tokens": None}, {"rows": None, "tokens": 40}, {"tokens": 8192}])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_cached_loss_has_the_gradients_of_the_plain_one(
+    run: RetrieverRun, data: Prepared, limits: dict, dropout: bool
+) -> None:
+    """With dropout it is compared with itself, encoded in the same chunks with the activations kept."""
+    module = training_of(run, data).train(dropout)
+    batch = batch_of(run, data, NegativesConfig(kind="batch", random=10), range(6))
+    weights = [weight for weight in module.model.parameters() if weight.requires_grad]
+    config = CachedConfig(**limits)
+    torch.manual_seed(1)
+    cached = module._with_cached_texts(batch, config)
+    loss = module.training_step(cached, 0)
+    loss.backward()
+    assert all(weight.grad is None for weight in module.model.text.parameters())
+    for one in module.cached:
+        one.backward()
+    found = [weight.grad.clone() for weight in weights]
+    torch.manual_seed(1)
+    texts, encoder = batch.items.text, module.model.text
+    order = cut_chunks(texts.mask.sum(1), rows=config.rows, tokens=config.tokens)
+    vectors = torch.cat([encoder(texts.take(rows)) for rows in order])[torch.cat(order).argsort()]
+    kept = replace(batch, items=replace(batch.items, text=None, text_vector=vectors)) if dropout else batch
+    plain = module.training_step(kept, 0)
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    for one, other in zip(found, torch.autograd.grad(plain, weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_validation_does_not_depend_on_how_requests_are_batched(run: RetrieverRun, data: Prepared) -> None:

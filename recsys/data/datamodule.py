@@ -71,7 +71,8 @@ class GlobalBatches(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         for number, batch in enumerate(self._batches(self.epoch)):
             if number >= self.skip:
-                yield Draw(epoch=self.epoch, number=number, rows=deal_to_rank(batch, self.rank, self.world))
+                rows = deal_to_rank(batch, self.rank, self.world)
+                yield Draw(epoch=self.epoch, number=number, rows=rows, part=self.rank, parts=self.world)
 
     def __len__(self) -> int:
         return self.count

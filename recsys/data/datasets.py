@@ -10,6 +10,7 @@ import torch
 from recsys.batch import Batch, RetrieverBatch, TextBatch, UserBatch
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
+from recsys.data.mined import HardNegatives, Mined
 from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
 from recsys.data.sampling import Draw, Windows, cut_windows, uniform
@@ -47,13 +48,23 @@ class NegativesConfig:
     random: int = 1024
     """Items drawn uniformly from the catalogue for every batch (kind batch)."""
     log_q: bool = True
-    """Correct for popular items standing in the batch more often (kind batch)."""
+    """Correct for popular items standing in the batch more often (kind batch). Hard negatives are not corrected for:
+    they are there to weigh more."""
+    hard: int = 0
+    """Hard negatives of each query or window, drawn anew in each epoch from the lists of `mined` (kind batch)."""
+    mined: str | None = None
+    """Parquet file or folder with item_id and query_id or user_id: what an earlier retriever found, as infer.py search
+    and recommend write it. Relevant items are left out."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("all", "batch"):
             raise InputError(f"negatives.kind is {self.kind!r}; expected 'all' or 'batch'.")
         if self.random < 0:
             raise InputError(f"negatives.random is {self.random}; expected 0 or more items.")
+        if self.hard < 0 or (self.hard > 0) != (self.mined is not None):
+            raise InputError(f"negatives.hard is {self.hard} and mined {self.mined!r}; set both, or neither.")
+        if self.hard and self.kind == "all":
+            raise InputError("negatives.hard needs negatives.kind: batch; with 'all' every item is there already.")
 
 
 class RetrieverRows:
@@ -67,12 +78,13 @@ class RetrieverRows:
         negatives: NegativesConfig,
         history_dropout: float,
         query_crop: float = 0.0,
+        hard: HardNegatives | None = None,
         seed: int,
     ) -> None:
         for name, share in (("history_dropout", history_dropout), ("query_crop", query_crop)):
             if not 0 <= share < 1:
                 raise InputError(f"{name} is {share}; expected a share from 0 to below 1.")
-        self.features, self.negatives, self.seed = features, negatives, seed
+        self.features, self.negatives, self.hard, self.seed = features, negatives, hard, seed
         self.history_dropout, self.query_crop = history_dropout, query_crop
         data = features.data
         self.total = len(data.catalogue)
@@ -117,15 +129,17 @@ class RetrieverRows:
         ]
         entries = histories.item[np.concatenate([sample.rows for sample in samples])].astype(np.int64)
         target = histories.item[np.concatenate([sample.targets for sample in samples])].astype(np.int64)
-        local, pasts = self._local(draw, [entries]), [sample.past for sample in samples]
+        hard = self._hard(draw, users, self.hard.users if self.hard else None)
+        local, pasts = self._local(draw, [entries, hard]), [sample.past for sample in samples]
         return self._batch(
+            draw,
             local,
             self.features.users(pasts, users, np.full(len(users), -1), local),
             row=np.repeat(np.arange(len(samples)), [len(sample.targets) for sample in samples]),
             step=np.concatenate([sample.steps for sample in samples]),
-            target=local.find(target),
+            target=target,
             seen=[_seen(sample, histories) for sample in samples],
-            log_q=self._log_q(local, rows=len(entries), queries=0),
+            draws=(len(entries), 0),
         )
 
     def _kept(self, epoch: int, row: int, size: int) -> np.ndarray | None:
@@ -143,16 +157,17 @@ class RetrieverRows:
         target = np.array([items[int(share * len(items))] for items, share in zip(positives, pick, strict=True)])
         pasts = [search_past(self.features, int(query)) for query in rows]
         entries = np.concatenate([past.item[past.item >= 0] for past in pasts])
-        local = self._local(draw, [target, entries])
+        local = self._local(draw, [target, entries, self._hard(draw, rows, self.hard.queries if self.hard else None)])
         others = [items[items != own] for items, own in zip(positives, target, strict=True)]
         return self._batch(
+            draw,
             local,
             self.features.users(pasts, queries.user[rows], rows, local, partial(self._cropped, draw.epoch)),
             row=np.arange(len(rows)),
             step=np.array([len(past.item) for past in pasts]),
-            target=local.find(target),
+            target=target,
             seen=[(items, np.zeros(len(items), dtype=np.int64)) for items in others],
-            log_q=self._log_q(local, rows=len(entries), queries=len(rows)),
+            draws=(len(entries), len(rows)),
         )
 
     def _cropped(self, epoch: int, queries: np.ndarray, texts: TextBatch) -> TextBatch:
@@ -165,12 +180,22 @@ class RetrieverRows:
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
         if self.negatives.kind == "all":
             return Local(None, self.total)
+        return Local(np.unique(np.concatenate([*wanted, self._random(draw)])), self.total)
+
+    def _hard(self, draw: Draw, rows: np.ndarray, mined: Mined | None) -> np.ndarray:
+        """Hard negatives of these queries or users."""
+        if self.hard is None or mined is None:
+            return np.zeros(0, dtype=np.int64)
+        return mined.draw(rows, self.hard.count, seed=self.seed, epoch=draw.epoch)
+
+    def _random(self, draw: Draw) -> np.ndarray:
+        """This process's share of the items that are drawn for the whole batch."""
         rng = np.random.default_rng([self.seed, draw.epoch, 3, draw.number])
-        random = rng.integers(0, self.total, size=min(self.negatives.random, self.total))
-        return Local(np.unique(np.concatenate([*wanted, random])), self.total)
+        return rng.integers(0, self.total, size=min(self.negatives.random, self.total))[draw.part :: draw.parts]
 
     def _batch(
         self,
+        draw: Draw,
         local: Local,
         users: UserBatch,
         *,
@@ -178,37 +203,35 @@ class RetrieverRows:
         step: np.ndarray,
         target: np.ndarray,
         seen: list[tuple[np.ndarray, np.ndarray]],
-        log_q: torch.Tensor | None,
+        draws: tuple[int, int],
     ) -> RetrieverBatch:
-        """`seen` holds for each row of `users` the items that it has, and from which step on."""
+        """`seen` holds for each row of `users` the items that it has, and from which step on; `draws` counts the rows
+        of the interactions and the queries that brought items in.
+        """
         item, since = (np.concatenate(part) for part in zip(*seen, strict=True))
-        there = local.holds(item)
         owner = np.repeat(np.arange(len(seen)), [len(items) for items, _ in seen])
+        corrected = local.items is not None and self.negatives.log_q
         return RetrieverBatch(
             items=None if local.items is None else self.features.items(local.items),
+            item=None if local.items is None else torch.from_numpy(local.items),
             users=users,
             row=torch.from_numpy(row),
             step=torch.from_numpy(step),
             target=torch.from_numpy(target),
-            seen_row=torch.from_numpy(owner[there]),
-            seen_item=torch.from_numpy(local.find(item[there])),
-            seen_step=torch.from_numpy(since[there]),
-            log_q=log_q,
+            seen_row=torch.from_numpy(owner),
+            seen_item=torch.from_numpy(item),
+            seen_step=torch.from_numpy(since),
+            missed=self._missed(local.items) if corrected and local.items is not None else None,
+            draws=torch.tensor([*draws, len(self._random(draw))]) if corrected else None,
             tokens=int(users.history_mask.sum()) + (0 if users.query is None else int((users.query >= 0).sum())),
         )
 
-    def _log_q(self, local: Local, *, rows: int, queries: int) -> torch.Tensor | None:
-        """[n] log of each item's chance to stand in the batch.
-
-        1 - (1 - p)^rows (1 - q)^queries (1 - 1 / N)^random, with p the item's share of the train rows, of which the
-        batch holds `rows`, and q its share of what train queries ask for.
+    def _missed(self, items: np.ndarray) -> torch.Tensor:
+        """[n, 3] log of the chance that one draw misses each item: 1 less its share of the train rows, of what train
+        queries ask for, and of the catalogue.
         """
-        if local.items is None or not self.negatives.log_q:
-            return None
-        draws = (rows, queries, min(self.negatives.random, self.total))
-        shares = (self.row_share[local.items], self.query_share[local.items], 1 / self.total)
-        absent = sum(count * np.log1p(-np.minimum(share, 1 - 1e-6)) for count, share in zip(draws, shares, strict=True))
-        return torch.from_numpy(np.log(np.maximum(-np.expm1(absent), 1e-9)).astype(np.float32))
+        shares = (self.row_share[items], self.query_share[items], np.full(len(items), 1 / self.total))
+        return torch.from_numpy(np.stack([np.log1p(-np.minimum(share, 1 - 1e-6)) for share in shares], axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)

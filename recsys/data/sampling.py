@@ -58,6 +58,9 @@ class Draw:
     """Of the batch in its epoch."""
     rows: np.ndarray
     """[B_local] int64 global rows."""
+    part: int = 0
+    """Which of the processes this one is."""
+    parts: int = 1
 
 
 def deal_batches(

@@ -12,6 +12,18 @@ import torch
 from torch import Tensor
 
 
+def log_chance(missed: Tensor, draws: Tensor) -> Tensor:
+    """[n] float32 log of each item's chance to stand in a batch, for `sampled_softmax`.
+
+    log(1 - product over sources s of (1 - p_js)^draws_s), with p_js the chance that one draw of s brings item j.
+
+    Args:
+        missed: [n, S] float64, log(1 - p_js).
+        draws: [S] how often each source is drawn from.
+    """
+    return (-torch.expm1(missed @ draws.to(missed.dtype))).clamp_min(1e-9).log().float()
+
+
 def first_seen(rows: int, items: int, seen_row: Tensor, seen_item: Tensor, seen_step: Tensor) -> Tensor:
     """[B, n] int32: the step from which on user b has item j; a huge number where never."""
     never = torch.iinfo(torch.int32).max

@@ -7,6 +7,11 @@ import torch
 from torch import Tensor, nn
 
 
+def widened(values: Tensor) -> Tensor:
+    """The same values in float32, or in float64 if that is what they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 class Categories(nn.Module):
     """[..., C, V] codes -> [..., D]: the mean over each column's values, summed over columns.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.errors import InputError
+from recsys.models.fields import widened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class HistoryEncoder(nn.Module):
         turns = _rotations(torch.cat([before, position - position[:, :1]], dim=1), self.head_width)
         for block in self.blocks:
             x = block(x, turns)
-        return self.norm(x.float())
+        return self.norm(widened(x))
 
 
 class _Block(nn.Module):
@@ -92,7 +93,7 @@ class _Block(nn.Module):
         kind = x.device.type
         lower = torch.is_autocast_enabled(kind) and kind != "cpu"  # bfloat16 attention is slower than float32 there
         with torch.autocast(kind, enabled=lower):
-            mixed = F.scaled_dot_product_attention(_rotate(q, turns), _rotate(k, turns), v.float(), is_causal=True)
+            mixed = F.scaled_dot_product_attention(_rotate(q, turns), _rotate(k, turns), widened(v), is_causal=True)
         return mixed.transpose(1, 2).reshape(rows, length, width)
 
 
@@ -108,7 +109,7 @@ def _rotations(position: Tensor, head_width: int, base: float = 500.0) -> tuple[
 
 
 def _rotate(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate pairs of channels, in float32."""
+    """Rotate pairs of channels, in float32 at least."""
     cosine, sine = turns
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = widened(x).chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recsys.batch import PrunerBatch, TextBatch
+from recsys.batch import PrunerBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, Meaning
@@ -115,7 +115,7 @@ class Pruner(nn.Module):
         assert pairs is not None
         assert encoder is not None
         rows = real.flatten().nonzero()[:, 0]
-        found = torch.cat([encoder(_some(pairs, block)).float() for block in rows.split(_PAIRS)])
+        found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
         states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
         return states.view(*real.shape, -1)
 
@@ -151,11 +151,6 @@ def _standardised(scores: Tensor, real: Tensor) -> Tensor:
     centred = (score - score.sum(1, keepdim=True) / count).masked_fill(~real, 0)
     spread = (centred.square().sum(1, keepdim=True) / count).sqrt()
     return centred / spread.clamp_min(1e-6)
-
-
-def _some(pairs: TextBatch, rows: Tensor) -> TextBatch:
-    part = None if pairs.part is None else pairs.part[rows]
-    return TextBatch(ids=pairs.ids[rows], mask=pairs.mask[rows], part=part)
 
 
 def _joint_config(config: PrunerConfig, text_width: int, vector_width: int, *, evidence: int) -> JointConfig:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from recsys.batch import TextBatch
 from recsys.config import TextConfig, resolve_pretrained
 from recsys.errors import InputError
+from recsys.models.fields import widened
 from recsys.models.packing import ATTENTION, PACKABLE, packed_states
 
 _GROUPS, _GROUP_ROWS = 4, 8
@@ -106,7 +107,7 @@ class TextEncoder(nn.Module):
             return self._pooled(batch)
         lengths = batch.mask.sum(1)
         order = lengths.argsort(stable=True)
-        parts = [self._pooled(_cut(batch, rows, int(lengths[rows[-1]]))) for rows in order.tensor_split(groups)]
+        parts = [self._pooled(batch.take(rows)) for rows in order.tensor_split(groups)]
         return torch.cat(parts)[order.argsort()]
 
     @property
@@ -115,7 +116,7 @@ class TextEncoder(nn.Module):
         return getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def _packed(self, batch: TextBatch) -> Tensor:
-        states = packed_states(self.model, batch, typed=self._typed).float()
+        states = widened(packed_states(self.model, batch, typed=self._typed))
         lengths = batch.mask.sum(1)
         if self.pooling == "cls":
             return states[lengths.cumsum(0) - lengths]
@@ -124,17 +125,11 @@ class TextEncoder(nn.Module):
         return total / lengths.clamp(min=1)[:, None]
 
     def _pooled(self, batch: TextBatch) -> Tensor:
-        states = self.states(batch).float()
+        states = widened(self.states(batch))
         if self.pooling == "cls":
             return states[:, 0]
         mask = batch.mask[:, : states.shape[1], None].to(states.dtype)
         return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def _cut(batch: TextBatch, rows: Tensor, length: int) -> TextBatch:
-    """Some of the texts, padded to `length` tokens."""
-    part = None if batch.part is None else batch.part[rows, :length]
-    return TextBatch(ids=batch.ids[rows, :length], mask=batch.mask[rows, :length], part=part)
 
 
 @torch.no_grad()

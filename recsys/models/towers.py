@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from recsys.batch import ItemBatch, TextBatch, UserBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models.fields import Categories, Numbers, absent, contribution
+from recsys.models.fields import Categories, Numbers, absent, contribution, widened
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.text import TextEncoder
 
@@ -119,7 +119,7 @@ class Retriever(nn.Module):
         return self._finish(self.users(batch, items, queries))
 
     def _finish(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors.float(), dim=-1) if self.config.normalize else vectors.float()
+        return F.normalize(widened(vectors), dim=-1) if self.config.normalize else widened(vectors)
 
 
 class ItemTower(nn.Module):
@@ -142,7 +142,7 @@ class ItemTower(nn.Module):
 
     def project_text(self, text: Tensor) -> Tensor:
         """[q, W] text states -> [q, D]."""
-        text = self.dropout(self.text_norm(text.float()))
+        text = self.dropout(self.text_norm(widened(text)))
         return text if self.text is None else self.text(text)
 
     def forward(self, batch: ItemBatch, text: Tensor | None) -> Tensor:

@@ -1,18 +1,46 @@
-"""The retriever's training: encode items; encode users; sampled softmax; log."""
+"""The retriever's training: encode items; encode users; gather the items of all processes; sampled softmax; log."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch
+from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
 from recsys.errors import InputError
-from recsys.losses.in_batch import first_seen, sampled_softmax
+from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
+from recsys.losses.in_batch import first_seen, log_chance, sampled_softmax
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.models.towers import Retriever
+from recsys.training.distributed import (
+    Pool,
+    average_gradients,
+    gather_pool,
+    leave_gradients_alone,
+    processes,
+    share_of_loss,
+    sum_over_processes,
+)
 from recsys.training.optim import OptimConfig
 from recsys.training.ranked import RankedTraining
+
+_SHOWN = 512  # rows whose negatives are counted, once
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedConfig:
+    """How large a chunk is: whichever limit is met first."""
+
+    rows: int | None = None
+    """Texts."""
+    tokens: int | None = 8192
+    """Tokens, padding included."""
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.rows, self.tokens) if limit is not None]
+        if not limits or min(limits) < 1:
+            raise InputError(f"loss.cached: set rows or tokens, to at least 1; found {self}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +52,9 @@ class LossConfig:
     products: Literal["auto", "float32", "bfloat16"] = "float32"
     """Precision of the score products: bfloat16 is several times faster where the chip has it; auto: bfloat16 in a run
     of trainer.precision bf16-mixed. The softmax is always float32."""
+    cached: CachedConfig | None = None
+    """Encode texts in chunks, with the activations of one at a time: batches of any size in the same memory, for a
+    second forward pass (GradCache). null: the whole batch at once."""
 
     def __post_init__(self) -> None:
         if self.block < 1:
@@ -50,20 +81,72 @@ class RetrieverTraining(RankedTraining):
         super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
         self.catalogue, self.loss = catalogue, loss
         self.item_vectors: Tensor | None = None
+        self.cached: list[CachedVectors] = []
+        self.told = False
 
     def on_fit_start(self) -> None:
         self.catalogue = self.catalogue.to(self.device)
+        if self.loss.cached is not None:
+            leave_gradients_alone(self.trainer.strategy.model or self.model)
 
     def training_step(self, batch: RetrieverBatch, _: int) -> Tensor:
+        batch = batch if self.loss.cached is None else self._with_cached_texts(batch, self.loss.cached)
         items = self.model.encode_items(self.catalogue if batch.items is None else batch.items)
         users = self.model.encode_users(batch.users, items)[batch.row, batch.step]
-        seen = first_seen(len(batch.users.history), len(items), batch.seen_row, batch.seen_item, batch.seen_step)
-        loss = sampled_softmax(
-            users, items, batch.target, scale=self.model.scale, seen=seen, row=batch.row, step=batch.step,
-            log_q=batch.log_q, block=self.loss.block, dtype=self._products(),
-        )  # fmt: skip
-        self.log("train/loss", loss, batch_size=len(batch.row), prog_bar=True)
+        loss = self._loss(users, self._pool(batch, items), batch)
+        self.log("train/loss", sum_over_processes(loss) / processes(), batch_size=len(batch.row), prog_bar=True)
         return loss
+
+    def _pool(self, batch: RetrieverBatch, items: Tensor) -> Pool:
+        """The columns: every item of the catalogue, or those that the processes have in their batches."""
+        if batch.item is not None:
+            return gather_pool(batch.item, items, len(batch.row), missed=batch.missed, draws=batch.draws)
+        rows = int(sum_over_processes(torch.tensor(len(batch.row), device=items.device)))
+        every = torch.arange(len(items), device=items.device)
+        return Pool(item=every, vectors=items, missed=None, draws=None, rows=rows)
+
+    def _loss(self, users: Tensor, pool: Pool, batch: RetrieverBatch) -> Tensor:
+        """This process's part: the mean over processes is the mean over all their rows."""
+        here = pool.holds(batch.seen_item)
+        column = pool.columns(batch.seen_item[here])
+        seen = first_seen(len(batch.users.history), len(pool.item), batch.seen_row[here], column, batch.seen_step[here])
+        log_q = None if pool.missed is None or pool.draws is None else log_chance(pool.missed, pool.draws)
+        if not self.told:
+            self.told = True
+            rank_zero_info(_negatives(pool, seen[batch.row[:_SHOWN]] <= batch.step[:_SHOWN, None]))
+        loss = sampled_softmax(
+            users, pool.vectors, pool.columns(batch.target), scale=self.model.scale, seen=seen, row=batch.row,
+            step=batch.step, log_q=log_q, block=self.loss.block, dtype=self._products(),
+        )  # fmt: skip
+        return loss * share_of_loss(len(batch.row), pool.rows)
+
+    def _with_cached_texts(self, batch: RetrieverBatch, config: CachedConfig) -> RetrieverBatch:
+        """The same batch with vectors in place of texts; `backward` takes their gradients on to the text encoder."""
+        self.cached = []
+        items, users = batch.items, batch.users
+        if items is not None and items.text is not None:
+            items = replace(items, text=None, text_vector=self._cached_vectors(items.text, config))
+        if users.query_text is not None:
+            users = replace(users, query_text=None, query_vector=self._cached_vectors(users.query_text, config))
+        return replace(batch, items=items, users=users)
+
+    def _cached_vectors(self, texts: TextBatch, config: CachedConfig) -> Tensor:
+        """[q, W]"""
+        encoder = self.model.text
+        assert encoder is not None
+        order = cut_chunks(texts.mask.sum(1), rows=config.rows, tokens=config.tokens)
+        made = encode_in_chunks(encoder, [texts.take(rows) for rows in order], texts.ids.device)
+        self.cached.append(made)
+        return made.vectors[torch.cat(order).argsort()]
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().backward(loss, *args, **kwargs)
+        if self.loss.cached is None:
+            return
+        for one in self.cached:
+            one.backward(self.trainer.precision_plugin.train_step_context)
+        self.cached = []
+        average_gradients(self.model.parameters())
 
     def _products(self) -> torch.dtype:
         """Of the score products."""
@@ -86,6 +169,13 @@ class RetrieverTraining(RankedTraining):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.item_vectors = None
+
+
+def _negatives(pool: Pool, masked: Tensor) -> str:
+    """One sentence; `masked` [rows, n] of some rows."""
+    held = float(masked.sum(1, dtype=torch.float32).mean()) if len(masked) else 0.0
+    effective = len(pool.item) - 1 - held
+    return f"negatives: {effective:,.0f} a row, of {len(pool.item):,} items in the batch of {processes()} process(es)"
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
+from recsys.data.mined import read_mined
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
 from recsys.data.text import load_tokenizer
@@ -61,6 +62,8 @@ class RetrieverRun(RunConfig):
         if trained_text and self.negatives.kind == "all":
             reason = "would encode every item's text at every step"
             raise InputError(f"negatives.kind 'all' with a trained encoder {reason}; set negatives.kind: batch.")
+        if self.loss.cached is not None and not trained_text:
+            raise InputError("loss.cached is for a text encoder that is trained; set model.text.mode: full or lora.")
         for name in ("history_dropout", "query_crop"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a share in [0, 1).")
@@ -73,7 +76,7 @@ def train_retriever(config: RetrieverRun) -> Path:
     data = prepare(config.data)
     features, model, tokenizer = build(config, data)
     valid = validation_requests(data, config.tasks)
-    rows = _training_rows(config, features)
+    rows = training_rows(config, features)
     loaders = DataModule(rows, partial(_valid_loaders, features, list(valid.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = RetrieverTraining(
@@ -112,10 +115,15 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
     return features, Retriever(config.model, sizes(data, len(tokenizer) if tokenizer else 0), encoder), tokenizer
 
 
-def _training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
+def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
+    """What is learnt from."""
+    negatives = config.negatives
+    hard = None
+    if negatives.mined is not None:
+        hard = read_mined(Path(negatives.mined), negatives.hard, features.data, config.data)
     return RetrieverRows(
-        features, tasks=config.tasks, negatives=config.negatives, history_dropout=config.history_dropout,
-        query_crop=config.query_crop, seed=config.seed,
+        features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
+        query_crop=config.query_crop, hard=hard, seed=config.seed,
     )  # fmt: skip
 
 

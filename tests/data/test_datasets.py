@@ -1,7 +1,7 @@
 """Training batches against loops over the tables: who sees what, when, and what counts as seen."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from recsys.batch import RetrieverBatch, TextBatch, UserBatch
 from recsys.data.datasets import Features, Local, NegativesConfig, Past, RetrieverRows, Texts, search_past
 from recsys.data.prepare import Prepared, prepare
-from recsys.data.sampling import Draw
+from recsys.data.sampling import Draw, deal_to_rank
 from recsys.data.split import TEST, TRAIN, VALID
 from recsys.errors import InputError
+from recsys.losses.in_batch import log_chance
 from recsys.tables import (
     DataConfig,
     InteractionsConfig,
@@ -141,10 +142,10 @@ def questions(batch: RetrieverBatch, owners: np.ndarray) -> list[Question]:
         masked = (batch.seen_row == row) & (batch.seen_step <= step)
         assert batch.users.history_mask[row, :step].all()
         found.append(Question(
-            user=int(owners[row]), target=int(index[target]), step=step,
+            user=int(owners[row]), target=target, step=step,
             entries=entries_of(batch.users, row, step, index),
             places=tuple(batch.users.position[row, :step].tolist()),
-            seen=frozenset(index[batch.seen_item[masked].numpy()].tolist()),
+            seen=frozenset(batch.seen_item[masked].tolist()),
             context=int(batch.users.context[row, step, 0]),
         ))  # fmt: skip
     return found
@@ -333,12 +334,12 @@ def test_negatives_of_the_batch_name_the_same_items_as_the_whole_catalogue(data)
             owners = np.arange(3)
             full, small = whole.assemble(draw), some.assemble(draw)
             index = small.items.index.numpy()
-            assert full.items is None
-            assert full.log_q is None
+            assert (full.items, full.item, full.missed, full.draws) == (None, None, None, None)
             assert (np.diff(index) > 0).all()
             for one, other in zip(questions(full, owners), questions(small, owners), strict=True):
-                assert other == replace(one, seen=one.seen & set(index.tolist()))
-            assert small.log_q.shape == (len(index),)
+                assert other == one
+            assert small.item.tolist() == index.tolist()
+            assert small.missed.shape == (len(index), 3)
             np.testing.assert_array_equal(small.items.category.numpy(), data.catalogue.category[index])
             np.testing.assert_array_equal(small.items.number.numpy(), data.catalogue.number[index])
         assert task == whole.groups()[0] or task == 1
@@ -364,7 +365,7 @@ def simulated(data: Prepared, tasks: list[str], batches: int) -> tuple[np.ndarra
         batch = rows.assemble(draw)
         index = batch.items.index.numpy()
         there[index] += 1
-        weight[index] += np.exp(-batch.log_q.numpy())
+        weight[index] += np.exp(-log_chance(batch.missed, batch.draws).numpy())
     return there / batches, weight / batches
 
 
@@ -380,7 +381,23 @@ def test_log_q_is_the_chance_that_a_simulation_finds(data, task):
 def test_the_correction_can_be_left_out(data):
     negatives = NegativesConfig(kind="batch", random=3, log_q=False)
     rows = rows_of(reader(data), negatives=negatives)
-    assert rows.assemble(everything(rows)).log_q is None
+    assert rows.assemble(everything(rows)).missed is None
+
+
+def test_the_parts_of_a_batch_together_have_its_items_and_draws(data):
+    negatives = NegativesConfig(kind="batch", random=7)
+    for tasks in (["next_item"], ["query_to_item"]):
+        rows = rows_of(reader(data), tasks=tasks, negatives=negatives)
+        whole = np.arange(6)
+        one = rows.assemble(Draw(epoch=1, number=2, rows=whole))
+        parts = [
+            rows.assemble(Draw(epoch=1, number=2, rows=deal_to_rank(whole, part, 3), part=part, parts=3))
+            for part in range(3)
+        ]
+        assert np.unique(np.concatenate([part.item for part in parts])).tolist() == one.item.tolist()
+        assert sum(part.draws for part in parts).tolist() == one.draws.tolist()
+        for part in parts:
+            torch.testing.assert_close(part.missed, one.missed[torch.isin(one.item, part.item)], rtol=0, atol=0)
 
 
 def relevant(data: Prepared, query: int) -> list[int]:

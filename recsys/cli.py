@@ -80,18 +80,24 @@ def _command(name: str) -> Callable[[list[str]], int]:
 def _train(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
+    from recsys.stopping import Interrupted, request
+
+    request.listen()  # before torch is read, which takes seconds
     from recsys.config import parse_run, read_task
 
-    kind, train = _training(read_task(arguments), arguments[0])
-    from recsys.training.preemption import Interrupted
-
     try:
+        kind, train = _training(read_task(arguments), arguments[0])
         run = train(parse_run(kind, arguments, program="recsys train"))
     except Interrupted as stop:
         kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
         print(f"{stop}\nrecsys train {shlex.join(kept)} --resume=true", file=sys.stderr)
-        return 130
-    _print_results(run)
+        return stop.code
+    finally:
+        request.forget()
+    from recsys.training.distributed import first_process
+
+    if first_process():
+        _print_results(run)
     return 0
 
 

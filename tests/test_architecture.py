@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"tables", "batch", "shards", "config", "errors", "results"}
+BASE = {"tables", "batch", "shards", "config", "errors", "results", "stopping"}
 MAY_IMPORT = {
     "__init__": set(),  # the version alone, which everyone may read
     "errors": set(),
+    "stopping": set(),
     "tables": {"errors"},
     "batch": {"errors"},
     "shards": {"errors"},

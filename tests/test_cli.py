@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 import recsys
 from recsys import cli
 from recsys.cli import main
-from recsys.training.preemption import Interrupted
+from recsys.stopping import Interrupted
 
 ROOT = Path(__file__).parents[1]
 SHOP = str(ROOT / "configs/retriever/shop.yaml")
@@ -199,12 +200,13 @@ def test_two_runs_are_compared_on_the_same_requests(journey, tmp_path, capsys):
     assert (tmp_path / "page.html").is_file()
 
 
-def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, code):
     def stop(_: object) -> Path:
-        raise Interrupted("Stopped at step 3 of 9.")
+        raise Interrupted("Stopped at step 3 of 9.", number)
 
     monkeypatch.setattr("recsys.training.retriever_run.train_retriever", stop)
-    assert main(["train", SHOP, "--name=my run", "--overwrite=true"]) == 130
+    assert main(["train", SHOP, "--name=my run", "--overwrite=true"]) == code
     assert f"recsys train {SHOP} '--name=my run' --resume=true" in capsys.readouterr().err
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -84,6 +85,20 @@ def gather_items(items: Tensor) -> Tensor:
 def share_of_loss(rows: int, total: int) -> float:
     """What the mean over this process's `rows` counts: the mean over processes is then that over all `total` rows."""
     return rows * processes() / max(total, 1)
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes; known from the environment before the processes have met."""
+    return rank_zero_only.rank == 0
+
+
+def highest(number: int, device: torch.device) -> int:
+    """The highest of all processes' numbers: what one of them has seen, all know."""
+    if processes() == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
 
 
 def sum_over_processes(value: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
-"""Ctrl-C and SIGTERM only raise a flag; at the next step boundary the run is saved and stops."""
+"""A signal raises a flag; at the next step boundary all processes agree, the run is saved and stops."""
 
 import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from recsys.shards import write_atomic
+from recsys.stopping import Interrupted, request
+from recsys.training.distributed import highest
 
-class Interrupted(Exception):
-    """The run stopped before its end, after saving a checkpoint."""
+STARTED, DONE = "STARTED", "DONE"
+"""Files of a run's folder: training has begun; all of the run has ended well."""
 
 
 class StopAtBoundary(Checkpoint):
@@ -19,27 +20,26 @@ class StopAtBoundary(Checkpoint):
 
     It raises when the next batch starts: Lightning has logged the step by then, as it does in a run that goes on.
     Lightning's own way to stop would log, validate and end the epoch where the uninterrupted run does not. Being the
-    last of the callbacks that save, this one keeps what the others know (which weights were best).
+    last of the callbacks that save, this one keeps what the others know (which weights were best). A signal that comes
+    before the first step stops there, with nothing to save.
     """
 
     def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.asked, self.saved = checkpoint, False, False
-        self.before: dict[int, Any] = {}
+        self.checkpoint, self.stopping, self.begun = checkpoint, 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals (again: Lightning puts its own handlers in front)."""
-        if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:  # a second signal does not wait
-            raise KeyboardInterrupt
-        self.asked = True
+        request.listen(signal.SIGINT)
+        if trainer.is_global_zero:
+            write_atomic(self.checkpoint.parents[1] / STARTED, "")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Stop, once all is saved."""
-        if self.saved:
-            raise Interrupted(f"Stopped at step {trainer.global_step}; everything is saved. Go on with --resume=true.")
+        if not self.begun:
+            self.begun, self.stopping = True, highest(request.number, pl_module.device)
+        if self.stopping:
+            saved = "everything is saved. Go on with --resume=true." if trainer.global_step else "nothing was done yet."
+            raise Interrupted(f"Stopped at step {trainer.global_step}; {saved}", self.stopping)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,26 +48,20 @@ class StopAtBoundary(Checkpoint):
 
         After the last batch of an epoch, the epoch ends first.
         """
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.asked and stepped and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.checkpoint)
-            self.saved = True
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
+            self.stopping = highest(request.number, pl_module.device)
+            if self.stopping:
+                trainer.save_checkpoint(self.checkpoint)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after a whole epoch."""
-        asked = self.asked
+        self.stopping = highest(request.number, pl_module.device)
         trainer.save_checkpoint(self.checkpoint)
-        self.saved = asked
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
-        self._give_back()
+        request.forget()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, before Lightning gives its own back."""
-        self._give_back()
-
-    def _give_back(self) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-        self.before = {}
+        request.forget()

@@ -28,6 +28,7 @@ from recsys.models.text import TextEncoder
 from recsys.results import add_requests, add_stage, stage_name
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig
+from recsys.training.distributed import first_process
 from recsys.training.pruner import Judge, LossMix, PrunerTraining
 from recsys.training.pruning import (
     CalibrationKind,
@@ -40,7 +41,17 @@ from recsys.training.pruning import (
     write_pruning,
 )
 from recsys.training.retriever_run import sizes, text_sources
-from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
+from recsys.training.run import (
+    RunConfig,
+    check_run,
+    finish_run,
+    fit,
+    is_done,
+    open_run,
+    prepare_process,
+    publish_model,
+    write_versions,
+)
 
 _HELD_OUT = 1_000_003  # seed of the hash that holds lists out: the same in every run
 
@@ -80,6 +91,8 @@ class PrunerRun(RunConfig):
 def train_pruner(config: PrunerRun) -> Path:
     """Train, calibrate, evaluate and export; returns the run's folder."""
     config = prepare_process(config)
+    if is_done(config):
+        return config.folder
     check_run(config)
     data = prepare(config.data)
     lists = CandidateLists.read(Path(config.candidates), data)
@@ -114,8 +127,11 @@ def train_pruner(config: PrunerRun) -> Path:
     for name, numbers in valid.items():
         judge = Judge(len(numbers), popularity)
         measured[name] = Measured.of(model, score_lists(model, read(rows=numbers), judge.add))
-        _report(config.folder, name, judge, measured[name], seconds)
-    write_pruning(config.folder, model, measured)
+        if first_process():
+            _report(config.folder, name, judge, measured[name], seconds)
+    if first_process():
+        write_pruning(config.folder, model, measured)
+    finish_run(config.folder)
     return config.folder
 
 

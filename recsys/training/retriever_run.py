@@ -27,8 +27,19 @@ from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_requests, add_stage, stage_name
 from recsys.tables import DataConfig
+from recsys.training.distributed import first_process
 from recsys.training.retriever import LossConfig, RetrieverTraining
-from recsys.training.run import RunConfig, check_run, fit, open_run, prepare_process, publish_model, write_versions
+from recsys.training.run import (
+    RunConfig,
+    check_run,
+    finish_run,
+    fit,
+    is_done,
+    open_run,
+    prepare_process,
+    publish_model,
+    write_versions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +83,8 @@ class RetrieverRun(RunConfig):
 def train_retriever(config: RetrieverRun) -> Path:
     """Train, evaluate and export; returns the run's folder."""
     config = prepare_process(config)
+    if is_done(config):
+        return config.folder
     check_run(config)
     data = prepare(config.data)
     features, model, tokenizer = build(config, data)
@@ -93,9 +106,11 @@ def train_retriever(config: RetrieverRun) -> Path:
     if valid:
         module.keep_requests([len(one) for one in valid.values()])
     for name, values in (evaluate(trainer, module, loaders) if valid else {}).items():
-        stage = stage_name("retriever", name)
-        add_stage(config.folder, stage, values, seconds=seconds)
-        add_requests(config.folder, stage, module.requests[name])
+        if first_process():
+            stage = stage_name("retriever", name)
+            add_stage(config.folder, stage, values, seconds=seconds)
+            add_requests(config.folder, stage, module.requests[name])
+    finish_run(config.folder)
     return config.folder
 
 

@@ -6,6 +6,7 @@ checkpoints/ and the exported model/.
 
 import json
 import logging
+import os
 import platform
 import shutil
 import sys
@@ -21,16 +22,26 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
+from recsys.training.distributed import first_process
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
 from recsys.training.precision import Resolved, resolve_precision
-from recsys.training.preemption import StopAtBoundary
+from recsys.training.preemption import DONE, STARTED, StopAtBoundary
 from recsys.training.progress import SpeedBar
 from recsys.training.tracking import TrackConfig, cut_lines, make_loggers
+
+CHECKPOINTS = ("last.ckpt", "previous.ckpt")
+"""By age; best.ckpt is the one with the best score."""
+LAST = Path("checkpoints") / CHECKPOINTS[0]
+WRITTEN = ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", "wandb_id")
+"""Files that a run that starts anew does not inherit."""
 
 NOT_FOR_USERS = (
     r".*LeafSpec.*is deprecated",
@@ -93,8 +104,9 @@ class RunConfig:
     """Where and in which precision to train."""
     track: TrackConfig = field(default_factory=TrackConfig)
     """Where numbers go."""
-    resume: bool = False
-    """Go on from the run's last checkpoint."""
+    resume: bool | Literal["auto"] = False
+    """Go on from the run's newest whole checkpoint. auto: if there is one, else start, and leave a finished run alone:
+    for a job that may be started again and again."""
     overwrite: bool = False
     """Replace a run of the same name."""
 
@@ -113,27 +125,47 @@ def check_run(config: RunConfig) -> Path | None:
     Refuses to overwrite a run unasked, and to resume under another config. Writes nothing.
     """
     folder, saved = config.folder, config.folder / "config.yaml"
-    checkpoint = folder / "checkpoints" / "last.ckpt"
     if config.resume:
-        if not checkpoint.is_file() or not saved.is_file():
-            raise InputError(f"Nothing to resume: {checkpoint} does not exist. Start the run without --resume.")
-        if saved.read_text() != config_text(config):
+        checkpoint = newest_checkpoint(folder / "checkpoints") if saved.is_file() else None
+        if checkpoint is None and config.resume != "auto":
+            place = folder / LAST.parent
+            raise InputError(f"Nothing to resume: {place} holds no whole checkpoint. Start the run without --resume.")
+        if saved.is_file() and saved.read_text() != config_text(config):
             remedy = "resume with the same values, or choose another --name"
             raise InputError(f"{folder} was started with another config ({saved}); {remedy}.")
         return checkpoint
-    if saved.is_file() and not config.overwrite:
-        state = "a finished run" if (folder / "model").is_dir() else "an unfinished run"
-        resume = "Go on with --resume=true, replace" if checkpoint.is_file() else "Replace"
+    if saved.is_file() and not config.overwrite and first_process():  # others may see what the first has just begun
+        state = "a finished run" if (folder / DONE).is_file() else "an unfinished run"
+        resume = "Go on with --resume=true, replace" if (folder / LAST).is_file() else "Replace"
         raise InputError(f"{folder} holds {state}. {resume} it with --overwrite=true, or choose another --name.")
+    return None
+
+
+def is_done(config: RunConfig) -> bool:
+    """Whether there is nothing left to do: a finished run, and `resume: auto`."""
+    return config.resume == "auto" and (config.folder / DONE).is_file() and check_run(config) is not None
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: the last one, or the one before it if that cannot be read, which is said."""
+    for name in CHECKPOINTS:
+        path = folder / name
+        if path.is_file():
+            try:
+                read_checkpoint(path)
+            except InputError:
+                rank_zero_warn(f"{path} is no whole checkpoint and was skipped.")
+            else:
+                return path
     return None
 
 
 def open_run(config: RunConfig) -> Path | None:
     """Make the run's folder, or find what to resume: as `check_run`, but what an older run left is removed."""
     folder, checkpoint = config.folder, check_run(config)
-    if checkpoint is None:
+    if checkpoint is None and first_process():
         with disk_errors(folder):
-            for old in ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", "wandb_id"):
+            for old in (STARTED, DONE, *WRITTEN):
                 (folder / old).unlink(missing_ok=True)
             for old in ("checkpoints", "model", "tensorboard"):
                 shutil.rmtree(folder / old, ignore_errors=True)
@@ -149,6 +181,8 @@ def config_text(config: Any) -> str:
 
 def write_versions(folder: Path, data_hash: str, extra: dict[str, Any] | None = None) -> None:
     """versions.json: what made this run."""
+    if not first_process():
+        return
     packages = ("torch", "lightning", "transformers", "torchmetrics", "polars", "numpy", "datasets", "wandb")
     content = {name: version(name) for name in packages}
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {_chip()}"
@@ -191,11 +225,11 @@ def fit(
     folder, validates = config.folder, bool(data.val_dataloader())
     if config.trainer.export == "best" and not (validates and config.trainer.check_every <= config.optim.epochs):
         raise InputError("trainer.export is 'best', but no validation takes place; set it to last, or add valid rows.")
-    if checkpoint is not None:
+    if checkpoint is not None and first_process():
         step = read_checkpoint(checkpoint)["global_step"]
         cut_lines(folder / "metrics.jsonl", step - 1)
         cut_lines(folder / "speed.jsonl", step)
-    stop = StopAtBoundary(folder / "checkpoints" / "last.ckpt")
+    stop = StopAtBoundary(folder / LAST)
     best = ModelCheckpoint(
         folder / "checkpoints", filename="best", monitor=monitor, mode="max", enable_version_counter=False,
         save_on_train_epoch_end=False,
@@ -225,8 +259,29 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
         max_epochs=config.optim.epochs, gradient_clip_val=config.optim.clip,
         accumulate_grad_batches=config.trainer.accumulate, check_val_every_n_epoch=config.trainer.check_every,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=loggers, log_every_n_steps=config.track.every,
-        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, plugins=_plugins(),
     )  # fmt: skip
+
+
+def _plugins() -> list[Any]:
+    """Atomic checkpoints; under SLURM, Lightning's own answer to signals is left out: it works inside the handler."""
+    slurm = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    return [AtomicCheckpoints(), *slurm]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """A checkpoint that is not whole never has its name; the one that the last replaces stays beside it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write beside, rename."""
+        place = Path(path)
+        part = place.with_name(f".{place.name}.part")
+        super().save_checkpoint(checkpoint, part, storage_options)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if place.name == CHECKPOINTS[0] and place.is_file():
+            os.replace(place, place.with_name(CHECKPOINTS[1]))
+        os.replace(part, place)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -241,6 +296,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def publish_model(folder: Path, save: Callable[[Path], None]) -> None:
-    """Replace folder/model by what `save(folder)` writes, in one rename."""
+    """Replace folder/model by what `save(folder)` writes, in one rename; by the first process alone."""
+    if not first_process():
+        return
     with publish_folder(folder / "model") as made:
         save(made)
+
+
+def finish_run(folder: Path) -> None:
+    """Mark that all of the run has ended well."""
+    if first_process():
+        write_atomic(folder / DONE, "")

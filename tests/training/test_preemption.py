@@ -9,7 +9,8 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from recsys.training.preemption import Interrupted, StopAtBoundary
+from recsys.stopping import Interrupted, StopRequest, request
+from recsys.training.preemption import STARTED, StopAtBoundary
 
 BATCHES = 4
 
@@ -44,59 +45,86 @@ def fit(module: Signalled, path: Path, **options: Any) -> Trainer:
     return trainer
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of the checkpoint, below a run's folder."""
+    return tmp_path / "checkpoints" / "last.ckpt"
+
+
 def step_of(path: Path) -> int:
     return torch.load(path, weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_at_the_end_of_its_step_and_stops(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
+def test_a_signal_saves_at_the_end_of_its_step_and_stops(path: Path, number: int, code: int) -> None:
     module = Signalled(at=(1,), number=number)
-    with pytest.raises(Interrupted, match=r"Stopped at step 2; everything is saved\. Go on with --resume=true\."):
-        fit(module, tmp_path / "last.ckpt")
+    said = r"Stopped at step 2; everything is saved\. Go on with --resume=true\."
+    with pytest.raises(Interrupted, match=said) as stop:
+        fit(module, path)
+    assert stop.value.code == code
     assert (module.seen, module.validated) == (2, 0)
-    assert step_of(tmp_path / "last.ckpt") == 2
+    assert step_of(path) == 2
 
 
-def test_without_a_signal_every_epoch_is_saved_and_the_run_ends(tmp_path: Path) -> None:
+def test_without_a_signal_every_epoch_is_saved_and_the_run_ends(path: Path) -> None:
     module = Signalled()
-    fit(module, tmp_path / "last.ckpt")
-    assert step_of(tmp_path / "last.ckpt") == module.seen == 2 * BATCHES
+    fit(module, path)
+    assert step_of(path) == module.seen == 2 * BATCHES
 
 
-def test_a_signal_in_the_last_batch_of_an_epoch_stops_after_the_epoch(tmp_path: Path) -> None:
+def test_a_signal_in_the_last_batch_of_an_epoch_stops_after_the_epoch(path: Path) -> None:
     module = Signalled(at=(BATCHES - 1,))
     with pytest.raises(Interrupted):
-        fit(module, tmp_path / "last.ckpt")
+        fit(module, path)
     assert (module.seen, module.validated) == (BATCHES, 1)
-    assert step_of(tmp_path / "last.ckpt") == BATCHES
+    assert step_of(path) == BATCHES
 
 
-def test_a_signal_in_the_very_last_batch_lets_the_run_end(tmp_path: Path) -> None:
+def test_a_signal_in_the_very_last_batch_lets_the_run_end(path: Path) -> None:
     module = Signalled(at=(2 * BATCHES - 1,))
-    fit(module, tmp_path / "last.ckpt")
+    fit(module, path)
     assert module.seen == 2 * BATCHES
 
 
-def test_gradients_that_are_being_summed_are_stepped_before_the_stop(tmp_path: Path) -> None:
+def test_gradients_that_are_being_summed_are_stepped_before_the_stop(path: Path) -> None:
     module = Signalled(at=(0,))
     with pytest.raises(Interrupted):
-        fit(module, tmp_path / "last.ckpt", accumulate_grad_batches=2)
-    assert (step_of(tmp_path / "last.ckpt"), module.seen) == (1, 2)
+        fit(module, path, accumulate_grad_batches=2)
+    assert (step_of(path), module.seen) == (1, 2)
 
 
-def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
-    stop = StopAtBoundary(tmp_path / "last.ckpt")
+def test_a_second_ctrl_c_does_not_wait_but_a_cluster_may_repeat_itself() -> None:
+    stop = StopRequest()
+    stop._ask(signal.SIGTERM, None)
+    stop._ask(signal.SIGTERM, None)
     stop._ask(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):
         stop._ask(signal.SIGINT, None)
 
 
-def test_the_signals_are_given_back_even_after_an_error(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    fit(Signalled(), tmp_path / "last.ckpt")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+def test_a_signal_before_the_first_step_stops_there_with_nothing_to_save(path: Path) -> None:
+    module = Signalled()
+    request.listen()
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted, match=r"Stopped at step 0; nothing was done yet\.") as stop:
+            fit(module, path)
+    finally:
+        request.forget()
+    assert (stop.value.code, module.seen, path.exists()) == (75, 0, False)
+
+
+def test_a_run_says_that_it_has_started(path: Path) -> None:
+    fit(Signalled(), path)
+    assert (path.parents[1] / STARTED).is_file()
+
+
+def test_the_signals_are_given_back_even_after_an_error(path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    fit(Signalled(), path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before
     module = Signalled()
     module.training_step = None  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(Exception, match=r"training_step|NoneType"):
-        fit(module, tmp_path / "last.ckpt")
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        fit(module, path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == before

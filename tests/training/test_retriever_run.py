@@ -22,6 +22,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import RetrieverConfig
+from recsys.stopping import Interrupted
 from recsys.tables.config import (
     DataConfig,
     HistoryConfig,
@@ -34,7 +35,6 @@ from recsys.tables.config import (
 )
 from recsys.training import retriever
 from recsys.training.optim import OptimConfig
-from recsys.training.preemption import Interrupted
 from recsys.training.retriever import LossConfig
 from recsys.training.retriever_run import RetrieverRun, build, train_retriever
 from recsys.training.run import TrainerConfig, open_run
@@ -210,6 +210,45 @@ def test_a_stopped_and_resumed_run_is_equal_to_the_bit(
     assert lines(one.folder / "metrics.jsonl") == lines(two.folder / "metrics.jsonl")
 
 
+def test_a_checkpoint_that_is_cut_is_skipped_for_the_one_before_it(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TrainerConfig(accelerator="cpu", threads=1)
+    one, two = (without_text(shop, tmp_path / name, trainer=settings) for name in ("whole", "cut"))
+    train_retriever(one)
+    for number, step in enumerate((3, 4)):
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            with pytest.raises(Interrupted):
+                train_retriever(replace(two, resume=number > 0))
+    last = two.folder / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match=r"last\.ckpt is no whole checkpoint and was skipped"):
+        train_retriever(replace(two, resume=True))
+    expected, found = weights(one), weights(two)
+    assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+    assert lines(one.folder / "metrics.jsonl") == lines(two.folder / "metrics.jsonl")
+
+
+def test_a_job_that_is_started_again_and_again_begins_goes_on_and_then_leaves_the_run_alone(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = without_text(shop, tmp_path, resume="auto")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        with pytest.raises(Interrupted):
+            train_retriever(config)
+    assert (config.folder / "STARTED").is_file()
+    assert not (config.folder / "DONE").exists()
+    train_retriever(config)
+    assert (config.folder / "DONE").is_file()
+    before = {path: path.stat().st_mtime_ns for path in config.folder.rglob("*")}
+    assert train_retriever(config) == config.folder
+    assert {path: path.stat().st_mtime_ns for path in config.folder.rglob("*")} == before
+    with pytest.raises(InputError, match="started with another config"):
+        train_retriever(replace(config, optim=OptimConfig(epochs=3)))
+
+
 def test_resuming_a_finished_run_changes_nothing(shop: DataConfig, tmp_path: Path) -> None:
     config = without_text(shop, tmp_path)
     train_retriever(config)
@@ -267,7 +306,7 @@ def test_a_checkpoint_that_is_cut_short_is_refused(shop: DataConfig, tmp_path: P
     open_run(config)
     (config.folder / "checkpoints").mkdir()
     (config.folder / "checkpoints" / "last.ckpt").write_bytes(b"PK\x03\x04 half")
-    with pytest.raises(InputError, match="not a readable checkpoint"):
+    with pytest.raises(InputError, match="holds no whole checkpoint"):
         train_retriever(replace(config, resume=True))
 
 

@@ -6,12 +6,13 @@ READY := .venv/.ready
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 WANDB_MODE=offline
 COVERAGE := --cov=recsys --cov-report=term --cov-fail-under=90
 
-.PHONY: help setup demo test test-all lint format
+.PHONY: help setup demo test test-all test-slurm lint format
 
 help:
 	@echo "make demo      the whole journey on data that the project makes itself"
 	@echo "make test      the tests, with coverage"
-	@echo "make test-all  the same and the long tests: faults, soak"
+	@echo "make test-all  the same and the long tests: faults, soak, a SLURM cluster"
+	@echo "make test-slurm  the project's jobs on a private two-node SLURM; as root, with Debian's packages"
 	@echo "make lint      ruff and the type checker"
 	@echo "make format    let ruff mend what it can"
 	@echo "make setup     only the local .venv; PYTHON=python3.12 names another Python"
@@ -31,10 +32,14 @@ demo: $(READY)
 	$(BIN)/recsys demo
 
 test: $(READY)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slow" -n 2 $(COVERAGE)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slow and not slurm" -n 2 $(COVERAGE)
 
 test-all: $(READY)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n 2 $(COVERAGE)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slurm" -n 2 $(COVERAGE)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m slurm
+
+test-slurm: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m slurm
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: train, infer, validate, report, compare, demo.
+"""The command line: train, infer, validate, where, report, compare, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
@@ -26,6 +26,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
                   export       the text tower for sentence-transformers
+  recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
   recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
                   is B better than A, and where? A table and one page: compare.html in the last RUN
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
-    commands["demo"] = _demo
+    commands |= {"demo": _demo, "where": _where}
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -199,6 +200,15 @@ def _compare(arguments: list[str]) -> int:
     pairs = compare_runs(runs, options.get("--stage"))
     print(print_comparison(pairs))
     print(write_comparison(pairs, Path(options["--output"]) if "--output" in options else None))
+    return 0
+
+
+def _where(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import read_place
+
+    print(read_place(arguments))
     return 0
 
 

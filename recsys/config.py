@@ -99,6 +99,16 @@ def read_task(arguments: list[str]) -> str:
     return task
 
 
+def read_place(arguments: list[str]) -> Path:
+    """The folder of the run that a command line names, without reading more than the YAML: RUNS/NAME."""
+    content = _read_yaml(_config_path(arguments))
+    given = dict(one.removeprefix("--").split("=", 1) for one in arguments[1:] if "=" in one)
+    name, runs = given.get("name", content.get("name")), given.get("runs", content.get("runs", "runs"))
+    if not name:
+        raise InputError(f"{arguments[0]} has no `name:`; a run's folder is RUNS/NAME.")
+    return Path(str(runs)) / str(name)
+
+
 def parse_run(kind: type[T], arguments: list[str], *, program: str = "recsys") -> T:
     """CONFIG.yaml and --key=value overrides -> the frozen dataclass of a run. `--print_config` prints it all and ends.
 

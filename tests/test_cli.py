@@ -200,6 +200,12 @@ def test_two_runs_are_compared_on_the_same_requests(journey, tmp_path, capsys):
     assert (tmp_path / "page.html").is_file()
 
 
+def test_a_script_learns_where_a_run_lies(capsys):
+    assert main(["where", SHOP, "--name=mine", "--trainer.devices=2"]) == 0
+    assert main(["where", SHOP, "--runs=/scratch"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["runs/mine", "/scratch/shop"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, code):
     def stop(_: object) -> Path:

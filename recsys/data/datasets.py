@@ -50,9 +50,6 @@ class NegativesConfig:
     log_q: bool = True
     """Correct for popular items standing in the batch more often (kind batch). Hard negatives are not corrected for:
     they are there to weigh more."""
-    memory: bool = False
-    """Positives of earlier batches stay as negatives, with the vectors that they had then (cross-batch memory, Wang et
-    al. 2020, arXiv:1912.06798): hundreds of negatives for the price of a batch. Without log_q (kind batch)."""
     hard: int = 0
     """Hard negatives of each query or window, drawn anew in each epoch from the lists of `mined` (kind batch)."""
     mined: str | None = None
@@ -64,11 +61,6 @@ class NegativesConfig:
             raise InputError(f"negatives.kind is {self.kind!r}; expected 'all' or 'batch'.")
         if self.random < 0:
             raise InputError(f"negatives.random is {self.random}; expected 0 or more items.")
-        if self.memory and (self.log_q or self.kind == "all"):
-            raise InputError(
-                "negatives.memory needs negatives.kind: batch and log_q: false; an item that is remembered always "
-                "stands there, so that there is no chance to correct for."
-            )
         if self.hard < 0 or (self.hard > 0) != (self.mined is not None):
             raise InputError(f"negatives.hard is {self.hard} and mined {self.mined!r}; set both, or neither.")
         if self.hard and self.kind == "all":

@@ -73,15 +73,6 @@ def gather_pool(
     )
 
 
-def gather_items(items: Tensor) -> Tensor:
-    """[n] the distinct ones of all processes' items, rising."""
-    if processes() == 1:
-        return items.unique()
-    counts = _gather(torch.tensor([len(items)], device=items.device))
-    found = _gather(F.pad(items, (0, int(counts.max()) - len(items)), value=-1)).unique()
-    return found[found >= 0]
-
-
 def share_of_loss(rows: int, total: int) -> float:
     """What the mean over this process's `rows` counts: the mean over processes is then that over all `total` rows."""
     return rows * processes() / max(total, 1)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
 from recsys.errors import InputError
@@ -16,7 +16,6 @@ from recsys.models.towers import Retriever
 from recsys.training.distributed import (
     Pool,
     average_gradients,
-    gather_items,
     gather_pool,
     leave_gradients_alone,
     processes,
@@ -62,29 +61,6 @@ class LossConfig:
             raise InputError(f"loss.block is {self.block}; expected at least 1 row.")
 
 
-class Memory(nn.Module):
-    """The vectors that positives had when they were last met: in checkpoints, and alike on all processes."""
-
-    vectors: Tensor  # [N, D]
-    met: Tensor  # [N] bool
-
-    def __init__(self, items: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("vectors", torch.zeros(items, width))
-        self.register_buffer("met", torch.zeros(items, dtype=torch.bool))
-
-    def extend(self, pool: Pool, targets: Tensor) -> Pool:
-        """The pool with what is remembered as further columns; then the pool's `targets` are remembered."""
-        known = self.met.clone()
-        known[pool.item] = False
-        others = known.nonzero()[:, 0]
-        item, order = torch.cat([pool.item, others]).sort()
-        vectors = torch.cat([pool.vectors, self.vectors[others].to(pool.vectors.dtype)])[order]
-        self.vectors[targets] = pool.vectors[pool.columns(targets)].detach().to(self.vectors.dtype)
-        self.met[targets] = True
-        return replace(pool, item=item, vectors=vectors)
-
-
 class RetrieverTraining(RankedTraining):
     """Trains a Retriever on next-item windows and query-to-item pairs; validates by full ranking."""
 
@@ -100,13 +76,9 @@ class RetrieverTraining(RankedTraining):
         optim: OptimConfig,
         loss: LossConfig,
         total_steps: int,
-        memory: bool = False,
     ) -> None:
-        """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions;
-        with `memory`, the positives of earlier batches stay as negatives.
-        """
+        """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
         super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
-        self.memory = Memory(len(popularity), model.width) if memory else None
         self.catalogue, self.loss = catalogue, loss
         self.item_vectors: Tensor | None = None
         self.cached: list[CachedVectors] = []
@@ -128,8 +100,7 @@ class RetrieverTraining(RankedTraining):
     def _pool(self, batch: RetrieverBatch, items: Tensor) -> Pool:
         """The columns: every item of the catalogue, or those that the processes have in their batches."""
         if batch.item is not None:
-            pool = gather_pool(batch.item, items, len(batch.row), missed=batch.missed, draws=batch.draws)
-            return pool if self.memory is None else self.memory.extend(pool, gather_items(batch.target))
+            return gather_pool(batch.item, items, len(batch.row), missed=batch.missed, draws=batch.draws)
         rows = int(sum_over_processes(torch.tensor(len(batch.row), device=items.device)))
         every = torch.arange(len(items), device=items.device)
         return Pool(item=every, vectors=items, missed=None, draws=None, rows=rows)

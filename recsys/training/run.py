@@ -50,6 +50,7 @@ NOT_FOR_USERS = (
     r".*It is recommended to use .*sync_dist=True",  # the metrics hold counts over all processes already
     r".*does not have many workers",
     r"Checkpoint directory .* exists and is not empty",
+    r"The `srun` command is available",  # a login node, where nobody asked for it
     r"Total length of .* across ranks is zero",  # no validation
 )
 """Starts of warnings, as patterns."""

@@ -16,7 +16,8 @@ STARTED, DONE = "STARTED", "DONE"
 
 
 class StopAtBoundary(Checkpoint):
-    """Saves `checkpoint` after every epoch, and after the step in which a signal comes; then it raises Interrupted.
+    """Saves `checkpoint` after every epoch, after every `every` steps, and after the step in which a signal comes; then
+    it raises Interrupted.
 
     It raises when the next batch starts: Lightning has logged the step by then, as it does in a run that goes on.
     Lightning's own way to stop would log, validate and end the epoch where the uninterrupted run does not. Being the
@@ -24,8 +25,8 @@ class StopAtBoundary(Checkpoint):
     before the first step stops there, with nothing to save.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.checkpoint, self.stopping, self.begun = checkpoint, 0, False
+    def __init__(self, checkpoint: Path, every: int | None = None) -> None:
+        self.checkpoint, self.every, self.stopping, self.begun = checkpoint, every, 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals (again: Lightning puts its own handlers in front)."""
@@ -50,7 +51,7 @@ class StopAtBoundary(Checkpoint):
         """
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not trainer.is_last_batch:
             self.stopping = highest(request.number, pl_module.device)
-            if self.stopping:
+            if self.stopping or (self.every and trainer.global_step % self.every == 0):
                 trainer.save_checkpoint(self.checkpoint)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

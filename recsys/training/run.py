@@ -35,12 +35,12 @@ from recsys.training.optim import OptimConfig
 from recsys.training.precision import Resolved, resolve_precision
 from recsys.training.preemption import DONE, STARTED, StopAtBoundary
 from recsys.training.progress import SpeedBar
-from recsys.training.tracking import TrackConfig, cut_lines, make_loggers
+from recsys.training.tracking import WANDB_ID, TrackConfig, cut_lines, make_loggers
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """By age; best.ckpt is the one with the best score."""
 LAST = Path("checkpoints") / CHECKPOINTS[0]
-WRITTEN = ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", "wandb_id")
+WRITTEN = ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", WANDB_ID)
 """Files that a run that starts anew does not inherit."""
 
 NOT_FOR_USERS = (
@@ -73,14 +73,16 @@ class TrainerConfig:
     """CPU threads of each process; null: all cores."""
     check_every: int = 1
     """Epochs between two validations."""
+    save_every: int | None = None
+    """Steps between two checkpoints, beside that of every epoch: what a machine that dies can cost."""
     export: Literal["last", "best"] = "last"
     """Which weights become the run's model: those of the last step, or of the best validation."""
     accumulate: int = 1
     """Batches whose gradients are summed before a step."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("devices", "nodes", "check_every", "accumulate")}
-        wrong = {name: count for name, count in counts.items() if count < 1}
+        names = ("devices", "nodes", "check_every", "accumulate", "save_every")
+        wrong = {name: count for name in names if (count := getattr(self, name)) is not None and count < 1}
         if wrong or (self.threads is not None and self.threads < 1):
             raise InputError(f"trainer: expected counts of at least 1; found {wrong or {'threads': self.threads}}.")
 
@@ -167,7 +169,8 @@ def open_run(config: RunConfig) -> Path | None:
     if checkpoint is None and first_process():
         with disk_errors(folder):
             for old in (STARTED, DONE, *WRITTEN):
-                (folder / old).unlink(missing_ok=True)
+                if old != WANDB_ID or config.resume != "auto":  # a job that begins again is the same W&B run
+                    (folder / old).unlink(missing_ok=True)
             for old in ("checkpoints", "model", "tensorboard"):
                 shutil.rmtree(folder / old, ignore_errors=True)
             write_atomic(folder / "config.yaml", config_text(config))
@@ -230,7 +233,7 @@ def fit(
         step = read_checkpoint(checkpoint)["global_step"]
         cut_lines(folder / "metrics.jsonl", step - 1)
         cut_lines(folder / "speed.jsonl", step)
-    stop = StopAtBoundary(folder / LAST)
+    stop = StopAtBoundary(folder / LAST, config.trainer.save_every)
     best = ModelCheckpoint(
         folder / "checkpoints", filename="best", monitor=monitor, mode="max", enable_version_counter=False,
         save_on_train_epoch_end=False,

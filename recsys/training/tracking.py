@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from recsys.errors import InputError
 from recsys.shards import write_atomic
+
+WANDB_ID = "wandb_id"
+"""File of a run's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +83,31 @@ def make_loggers(config: TrackConfig, run: Path, settings: dict[str, Any]) -> li
     return loggers
 
 
+class PatientWandb(WandbLogger):
+    """Goes on without W&B where its service is gone: a cluster's signal ends it before the run has saved."""
+
+    lost = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """As WandbLogger, until it fails."""
+        import wandb
+
+        if self.lost:
+            return
+        try:
+            super().log_metrics(metrics, step)
+        except (OSError, wandb.Error) as error:
+            self.lost = True
+            rank_zero_warn(f"W&B is gone ({error}); from here on metrics.jsonl alone has the numbers.")
+
+
 def _wandb_logger(config: TrackConfig, run: Path, settings: dict[str, Any]) -> WandbLogger:
     """What the process prints stays here (console off): it is no metric."""
     import wandb  # seconds to import, and most runs do not need it
 
     if wandb.run is not None:  # of an earlier run of this process, which this one would be added to
         wandb.finish()
-    tracker = WandbLogger(
+    tracker = PatientWandb(
         project=config.project, name=run.name, id=_wandb_id(run), save_dir=str(run), offline=config.wandb == "offline",
         settings={"console": "off"},
     )  # fmt: skip
@@ -100,7 +121,7 @@ def _wandb_logger(config: TrackConfig, run: Path, settings: dict[str, Any]) -> W
 
 def _wandb_id(run: Path) -> str:
     """One W&B run for one run folder, however often it is resumed."""
-    path = run / "wandb_id"
+    path = run / WANDB_ID
     if not path.is_file():
         write_atomic(path, secrets.token_hex(6))
     return path.read_text()

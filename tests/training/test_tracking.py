@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from recsys.errors import InputError
-from recsys.training.tracking import JsonlLogger, TrackConfig, cut_lines, make_loggers
+from recsys.training.tracking import JsonlLogger, PatientWandb, TrackConfig, cut_lines, make_loggers
 
 
 def lines(path: Path) -> list[dict[str, float]]:
@@ -43,6 +43,23 @@ def test_tensorboard_writes_below_the_run(tmp_path: Path) -> None:
     logger.log_metrics({"train/loss": 0.5}, step=1)
     logger.save()
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_run_goes_on_where_wandb_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def gone(self: WandbLogger, metrics: dict[str, float], step: int | None = None) -> None:
+        calls.append(step)
+        if len(calls) > 1:
+            raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(WandbLogger, "log_metrics", gone)
+    logger = PatientWandb(save_dir=str(tmp_path), offline=True)
+    logger.log_metrics({"train/loss": 0.5}, 1)
+    with pytest.warns(UserWarning, match=r"W&B is gone \(Connection lost\)"):
+        logger.log_metrics({"train/loss": 0.4}, 2)
+    logger.log_metrics({"train/loss": 0.3}, 3)
+    assert calls == [1, 2]
 
 
 def test_logging_every_zero_steps_is_refused() -> None:

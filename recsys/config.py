@@ -32,6 +32,9 @@ class TextConfig:
     """Longest text in tokens, special tokens included; longer ones are cut."""
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""
+    checkpointing: bool = False
+    """Keep the activations of one layer at a time and compute the others again in the backward pass: for a larger batch
+    on the same card, a third slower. Modes lora and full."""
     lora_rank: int = 8
     """Rank of the adapters (mode lora)."""
     layers: int = 2

@@ -34,8 +34,8 @@ def test_twenty_kills_at_random_steps_change_no_bit(tmp_path: Path) -> None:
     content = {
         "task": "retriever", "name": "x", "runs": str(tmp_path / "runs"),
         "data": {
-            "root": str(tmp_path / "shop"), "cache": str(tmp_path / "cache"), "tables": {"queries": "", "relevance": ""},
-            "items": {"text": ["title"], "category": ["category"]}, "history": {"max_items": 12},
+            "root": str(tmp_path / "shop"), "cache": str(tmp_path / "cache"), "history": {"max_items": 12},
+            "items": {"text": ["title"], "category": ["category"]}, "tables": {"queries": "", "relevance": ""},
             "interactions": {"event": "event", "target_events": ["purchase"]},
         },
         "model": {"width": 16, "history": {"layers": 1, "heads": 2}}, "negatives": {"kind": "batch", "random": 16},

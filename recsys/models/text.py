@@ -52,6 +52,8 @@ class TextEncoder(nn.Module):
         """
         model = _from_scratch(config, vocab_size, pad_id) if config.from_scratch else _from_weights(config)
         _check_fit(model, config, vocab_size)
+        if config.checkpointing and config.mode != "frozen":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         width = model.config.hidden_size
         return cls(_with_adapters(model, config) if config.mode == "lora" else model, width, config)
 

@@ -32,10 +32,10 @@ from recsys.shards import disk_errors, publish_folder, write_atomic
 from recsys.training.distributed import first_process
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
-from recsys.training.precision import Resolved, resolve_precision
+from recsys.training.precision import Resolved, check_gpus, resolve_precision
 from recsys.training.preemption import DONE, STARTED, StopAtBoundary
 from recsys.training.progress import SpeedBar
-from recsys.training.tracking import WANDB_ID, TrackConfig, cut_lines, make_loggers
+from recsys.training.tracking import WANDB_ID, TrackConfig, cut_lines, has_line, make_loggers
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 """By age; best.ckpt is the one with the best score."""
@@ -129,7 +129,7 @@ def check_run(config: RunConfig) -> Path | None:
     """
     folder, saved = config.folder, config.folder / "config.yaml"
     if config.resume:
-        checkpoint = newest_checkpoint(folder / "checkpoints") if saved.is_file() else None
+        checkpoint = newest_checkpoint(folder, config.track.every) if saved.is_file() else None
         if checkpoint is None and config.resume != "auto":
             place = folder / LAST.parent
             raise InputError(f"Nothing to resume: {place} holds no whole checkpoint. Start the run without --resume.")
@@ -149,17 +149,22 @@ def is_done(config: RunConfig) -> bool:
     return config.resume == "auto" and (config.folder / DONE).is_file() and check_run(config) is not None
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: the last one, or the one before it if that cannot be read, which is said."""
-    for name in CHECKPOINTS:
-        path = folder / name
+def newest_checkpoint(folder: Path, every: int) -> Path | None:
+    """The newest whole checkpoint of a run: the last one, or the one before it if that cannot be used, which is said.
+
+    A process that was killed between a checkpoint and the line of its step has lost that line: it goes on from the
+    checkpoint before, and comes to the same line again.
+    """
+    for path in (folder / LAST.parent / name for name in CHECKPOINTS):
         if path.is_file():
             try:
-                read_checkpoint(path)
+                step = read_checkpoint(path)["global_step"]
             except InputError:
                 rank_zero_warn(f"{path} is no whole checkpoint and was skipped.")
-            else:
+                continue
+            if step < every or has_line(folder / "metrics.jsonl", step // every * every - 1):
                 return path
+            rank_zero_warn(f"{path} is newer than metrics.jsonl and was skipped.")
     return None
 
 
@@ -208,6 +213,7 @@ def prepare_process(config: Run) -> Run:
 
     Returns the config with its precision resolved.
     """
+    check_gpus(config.trainer.accelerator)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     seed_everything(config.seed, verbose=False)

@@ -73,6 +73,12 @@ def cut_lines(path: Path, last: int) -> None:
         write_atomic(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= last))
 
 
+def has_line(path: Path, step: int) -> bool:
+    """Whether a JSONL file has a whole line of this step."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return any(json.loads(line)["step"] == step for line in lines if line.endswith("}"))
+
+
 def make_loggers(config: TrackConfig, run: Path, settings: dict[str, Any]) -> list[Logger]:
     """The JSONL first, then the trackers that the config names; `settings` is what they show as the run's config."""
     loggers: list[Logger] = [JsonlLogger(run / "metrics.jsonl")]

@@ -85,6 +85,21 @@ def test_texts_read_without_padding_give_the_values_and_gradients_of_one_padded_
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_activations_that_are_computed_again_give_the_same_gradients(folder: str):
+    batch = make_batch([3, 7, 5])
+    plain, again = (
+        TextEncoder.build(TextConfig(model=folder, mode="full", checkpointing=one), vocab_size=50).train()
+        for one in (False, True)
+    )
+    assert again.model.is_gradient_checkpointing
+    found = []
+    for encoder in (plain, again):
+        torch.manual_seed(0)
+        vectors = encoder(batch)
+        found.append((vectors, torch.autograd.grad(vectors.square().sum(), list(encoder.parameters()))))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 def test_full_trains_every_parameter_and_none_is_left_without_gradient(encoder: TextEncoder):
     encoder.train()
     encoder(make_batch([3, 7])).sum().backward()

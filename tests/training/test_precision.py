@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from recsys.training.precision import resolve_precision
+from recsys.errors import InputError
+from recsys.training.precision import check_kernels, resolve_precision
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, units: bool) -> None:
@@ -34,3 +35,17 @@ def test_auto_takes_what_the_chip_has_in_hardware(monkeypatch, gpu, units, accel
 
 def test_this_machines_own_answer_is_a_precision_of_lightning():
     assert resolve_precision("auto", "auto") in ("bf16-mixed", "16-mixed", "32-true")
+
+
+CU128 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0), (12, 1), (13, 0)])
+def test_a_gpu_that_some_kernel_runs_on_passes(capability: tuple[int, int]) -> None:
+    check_kernels("GPU", capability, CU128)
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (6, 1)])
+def test_a_gpu_without_kernels_is_named_with_the_remedy(capability: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=r"Tesla V100 is a sm_\d\d, and this torch has kernels for sm_75, .*cu126"):
+        check_kernels("Tesla V100", capability, CU128)

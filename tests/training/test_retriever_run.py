@@ -230,6 +230,27 @@ def test_a_checkpoint_that_is_cut_is_skipped_for_the_one_before_it(
     assert lines(one.folder / "metrics.jsonl") == lines(two.folder / "metrics.jsonl")
 
 
+def test_a_checkpoint_whose_line_was_lost_is_skipped_for_the_one_before_it(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a kill between the two leaves it."""
+    settings = {"trainer": TrainerConfig(accelerator="cpu", threads=1), "track": TrackConfig(every=1)}
+    one, two = (without_text(shop, tmp_path / name, **settings) for name in ("whole", "lost"))
+    train_retriever(one)
+    for number, step in enumerate((3, 4)):
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            with pytest.raises(Interrupted):
+                train_retriever(replace(two, resume=number > 0))
+    log = two.folder / "metrics.jsonl"
+    log.write_text("".join(f"{line}\n" for line in log.read_text().splitlines()[:-1]))
+    with pytest.warns(UserWarning, match=r"last\.ckpt is newer than metrics\.jsonl"):
+        train_retriever(replace(two, resume=True))
+    assert lines(one.folder / "metrics.jsonl") == lines(two.folder / "metrics.jsonl")
+    expected, found = weights(one), weights(two)
+    assert all(torch.equal(weight, found[name]) for name, weight in expected.items())
+
+
 def test_a_job_that_is_started_again_and_again_begins_goes_on_and_then_leaves_the_run_alone(
     shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: train, infer, validate, where, report, compare, demo.
+"""The command line: train, infer, validate, plan, where, report, compare, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
@@ -26,6 +26,8 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
                   export       the text tower for sentence-transformers
+  recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
+                  before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart
   recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
   recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
@@ -69,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
-    commands |= {"demo": _demo, "where": _where}
+    commands |= {"demo": _demo, "where": _where, "plan": _plan}
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -200,6 +202,35 @@ def _compare(arguments: list[str]) -> int:
     pairs = compare_runs(runs, options.get("--stage"))
     print(print_comparison(pairs))
     print(write_comparison(pairs, Path(options["--output"]) if "--output" in options else None))
+    return 0
+
+
+def _plan(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import parse_run, read_task
+    from recsys.training import plan, pruner_run, retriever_run
+
+    own = ("--gpus", "--nodes", "--efficiency")
+    options = _options([one for one in arguments if one.partition("=")[0] in own], own)
+    if "--gpus" not in options:
+        raise InputError("Expected --gpus=NUMBERxKIND, e.g. recsys plan configs/retriever/ml1m.yaml --gpus=8xV100")
+    machines = plan.Machines.parse(
+        options["--gpus"], options.get("--nodes", "1"), options.get("--efficiency", str(plan.EFFICIENCY))
+    )
+    rest = [one for one in arguments if one.partition("=")[0] not in (*own, "--try")]
+    task = read_task(rest)
+    kind, _ = _training(task, rest[0])
+    config: Any = parse_run(kind, rest, program="recsys plan")
+    opened = {"retriever": retriever_run.open_training, "pruner": pruner_run.open_training}[task](config)
+    module: Any = opened[0]
+    module.log = module.log_dict = lambda *_, **__: None  # there is no trainer
+    print(plan.describe(plan.plan(config, module, opened[1], machines), machines, rest))
+    if "--try" in arguments:
+        first, last = plan.overfit(module, opened[1])
+        print(f"\none batch, learnt by heart: loss {first:.4f} -> {last:.4f}")
+        if not last < 0.5 * first:
+            raise InputError("A batch cannot be learnt by heart: a rate, a frozen part or the data may be wrong.")
     return 0
 
 

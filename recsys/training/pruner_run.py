@@ -135,6 +135,17 @@ def train_pruner(config: PrunerRun) -> Path:
     return config.folder
 
 
+def open_training(config: PrunerRun) -> tuple[PrunerTraining, PrunerRows]:
+    """The training without a run around it: to plan, and to try a batch."""
+    data = prepare(config.data)
+    lists = CandidateLists.read(Path(config.candidates), data)
+    features, pairs, model, _ = build(config, data, lists)
+    learnt, _ = hold_out(lists.sets["second"], config.calibrate, _decided(lists, data))
+    popularity = torch.from_numpy(data.popularity())
+    module = PrunerTraining(model, popularity, valid=[], optim=config.optim, loss=config.loss, total_steps=1)
+    return module, _training_rows(config, features, lists, learnt, pairs)
+
+
 def build(
     config: PrunerRun, data: Prepared, lists: CandidateLists
 ) -> tuple[Features, PairTexts | None, Pruner, PreTrainedTokenizerFast | None]:

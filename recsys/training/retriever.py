@@ -1,10 +1,10 @@
 """The retriever's training: encode items; encode users; gather the items of all processes; sampled softmax; log."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
@@ -16,6 +16,7 @@ from recsys.models.towers import Retriever
 from recsys.training.distributed import (
     Pool,
     average_gradients,
+    first_process,
     gather_pool,
     leave_gradients_alone,
     processes,
@@ -113,7 +114,8 @@ class RetrieverTraining(RankedTraining):
         log_q = None if pool.missed is None or pool.draws is None else log_chance(pool.missed, pool.draws)
         if not self.told:
             self.told = True
-            rank_zero_info(_negatives(pool, seen[batch.row[:_SHOWN]] <= batch.step[:_SHOWN, None]))
+            if first_process():
+                print(_negatives(pool, seen[batch.row[:_SHOWN]] <= batch.step[:_SHOWN, None]), file=sys.stderr)
         loss = sampled_softmax(
             users, pool.vectors, pool.columns(batch.target), scale=self.model.scale, seen=seen, row=batch.row,
             step=batch.step, log_q=log_q, block=self.loss.block, dtype=self._products(),

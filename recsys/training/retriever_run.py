@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -112,6 +112,17 @@ def train_retriever(config: RetrieverRun) -> Path:
             add_requests(config.folder, stage, module.requests[name])
     finish_run(config.folder)
     return config.folder
+
+
+def open_training(config: RetrieverRun) -> tuple[RetrieverTraining, RetrieverRows]:
+    """The training without a run around it: to plan, and to try a batch."""
+    data = prepare(config.data)
+    features, model, _ = build(config, data)
+    module = RetrieverTraining(
+        model, features.catalogue(), torch.from_numpy(data.popularity()), valid=[], optim=config.optim,
+        loss=replace(config.loss, products="float32"), total_steps=1,
+    )  # fmt: skip
+    return module, training_rows(config, features)
 
 
 def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, PreTrainedTokenizerFast | None]:

@@ -1,0 +1,206 @@
+"""What a training will need, told before it is submitted: memory, hours, negatives, data, the line to submit it by.
+
+Nothing is guessed that can be measured here: two small batches of the real data go through the real model, in float32,
+and what they save for the backward pass and how many operations they are is carried over to the config's own batch.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from recsys.batch import Batch
+from recsys.data.datasets import Rows
+from recsys.data.sampling import Draw, deal_batches
+from recsys.errors import InputError, nearest
+from recsys.training.ranked import RankedTraining
+from recsys.training.run import RunConfig
+
+GPUS = {
+    "V100": (32, 125), "V100-16": (16, 125), "T4": (16, 65), "A100": (80, 312), "A100-40": (40, 312), "L40S": (48, 362),
+    "H100": (80, 989), "H200": (141, 989),
+}  # fmt: skip
+"""GiB of memory, and TFLOP/s of dense half-precision products by the maker's data sheet."""
+EFFICIENCY = 0.3
+"""Share of these that a training reaches, unless --efficiency says what was measured."""
+PROBES = (4, 8)  # rows of the two small batches
+_TRIES, _RATE = 60, 2e-3
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machines:
+    """What is asked for: --gpus=8xV100 --nodes=2."""
+
+    each: int
+    kind: str
+    nodes: int
+    efficiency: float
+
+    @classmethod
+    def parse(cls, gpus: str, nodes: str, efficiency: str) -> "Machines":
+        """InputError for what is no such thing."""
+        found = re.fullmatch(r"(\d+)x(.+)", gpus)
+        if not found or found[2] not in GPUS or int(found[1]) < 1:
+            hint = nearest(found[2] if found else gpus, GPUS)
+            raise InputError(f"--gpus is {gpus!r}; expected NUMBERxKIND, as 8xA100, of {', '.join(GPUS)}.{hint}")
+        try:
+            count, share = int(nodes), float(efficiency)
+        except ValueError:
+            raise InputError(
+                f"--nodes={nodes} --efficiency={efficiency}: expected a whole number and a share."
+            ) from None
+        if count < 1 or not 0 < share <= 1:
+            raise InputError(f"--nodes={nodes} --efficiency={efficiency}: expected at least 1 node, a share up to 1.")
+        return cls(each=int(found[1]), kind=found[2], nodes=count, efficiency=share)
+
+    @property
+    def processes(self) -> int:
+        """One for each GPU."""
+        return self.each * self.nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one process needs, and what all of them do."""
+
+    memory: dict[str, float]
+    """Bytes of each part, on one GPU."""
+    flops: float
+    """Of one step, over all processes."""
+    steps: int
+    negatives: int | None
+    batch_bytes: float
+    """That a process reads for one step."""
+
+    def hours(self, machines: Machines) -> float:
+        """Of the whole training."""
+        return (
+            self.flops * self.steps / (machines.processes * GPUS[machines.kind][1] * 1e12 * machines.efficiency) / 3600
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    saved: float  # bytes for the backward pass
+    flops: float
+
+
+def plan(config: RunConfig, module: RankedTraining, rows: Rows, machines: Machines) -> Plan:
+    """Measure small batches, and carry over. Raises InputError where the batch cannot be dealt to the processes."""
+    batches = deal_batches(
+        rows.lengths(0), rows.groups(), batch_size=config.loader.batch_size, bucket=config.loader.bucket,
+        seed=config.seed, epoch=0,
+    )  # fmt: skip
+    size, world = max(map(len, batches)), machines.processes
+    if size % world:
+        raise InputError(f"A batch of {size} rows cannot be dealt to {world} processes; set loader.batch_size.")
+    typical = max(batches, key=len)
+    few, many = (_probe(module, rows.assemble(_draw(typical, count))) for count in PROBES)
+    local = size // world
+
+    def carried(name: str, count: float) -> float:
+        slope = (getattr(many, name) - getattr(few, name)) / (PROBES[1] - PROBES[0])
+        return max(getattr(few, name) + slope * (count - PROBES[0]), 0.0)
+
+    whole = rows.assemble(Draw(epoch=0, number=0, rows=typical))
+    columns = None if getattr(whole, "item", None) is None else len(whole.item)  # pyright: ignore
+    return Plan(
+        memory={**_states(module.model, world), "activations": _chunked(module, carried("saved", local), local, many)},
+        flops=carried("flops", local) * world, negatives=None if columns is None else columns - 1,
+        steps=config.optim.epochs * math.ceil(len(batches) / config.trainer.accumulate),
+        batch_bytes=_bytes(rows.assemble(replace(_draw(typical, len(typical)), rows=typical[:local]))),
+    )  # fmt: skip
+
+
+def _draw(batch: np.ndarray, count: int) -> Draw:
+    """Rows spread over a batch, whose rows are sorted by length."""
+    return Draw(epoch=0, number=0, rows=batch[np.linspace(0, len(batch) - 1, min(count, len(batch))).astype(int)])
+
+
+def _states(model: nn.Module, world: int) -> dict[str, float]:
+    """Weights, gradients, Adam's two moments, and the buckets in which DDP sums gradients."""
+    every = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    trained = sum(weight.numel() * 4 for weight in model.parameters() if weight.requires_grad)
+    buckets = {"DDP's buckets": float(trained)} if world > 1 else {}
+    return {"weights": float(every), "gradients": float(trained), "Adam": 2.0 * trained, **buckets}
+
+
+def _probe(module: RankedTraining, batch: Batch) -> _Probe:
+    """Forward and backward of one small batch: operations, and the distinct tensors that are kept between the two."""
+    kept: dict[int, int] = {}
+    fixed = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in fixed:
+            kept[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    module.train()
+    module.told = True
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = module.training_step(batch, 0)
+        loss.backward()
+        for one in getattr(module, "cached", []):
+            one.backward()
+    module.zero_grad(set_to_none=True)
+    return _Probe(saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
+
+
+def _chunked(module: RankedTraining, saved: float, rows: int, many: _Probe) -> float:
+    """Activations under a cached loss: those of one chunk of texts beside what the rest of the model keeps."""
+    return saved if getattr(getattr(module, "loss", None), "cached", None) is None else saved + many.saved
+
+
+def _bytes(batch: Any) -> float:
+    parts = vars(batch).values()
+    tensors = sum(part.numel() * part.element_size() for part in parts if isinstance(part, torch.Tensor))
+    return float(tensors + sum(_bytes(part) for part in parts if isinstance(part, Batch)))
+
+
+def overfit(module: RankedTraining, rows: Rows) -> tuple[float, float]:
+    """The loss of one small batch before and after learning from it alone."""
+    batch = rows.assemble(_draw(np.flatnonzero(rows.groups() == rows.groups()[0]), PROBES[1]))
+    module.train()
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer, losses = torch.optim.AdamW(weights, lr=_RATE), []
+    for _ in range(_TRIES):
+        optimizer.zero_grad()
+        loss = module.training_step(batch, 0)
+        loss.backward()
+        for one in getattr(module, "cached", []):
+            one.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses[0], losses[-1]
+
+
+def describe(found: Plan, machines: Machines, arguments: Sequence[str]) -> str:
+    """The plan as lines."""
+    memory, peak = GPUS[machines.kind]
+    total, hours = sum(found.memory.values()), found.hours(machines)
+    seconds = hours * 3600 / max(found.steps, 1)
+    room = f"of {memory} GiB" + (
+        "" if total < 0.9 * memory * _GIB else ": TOO MUCH; use loss.cached or a smaller batch"
+    )
+    lines = [f"{machines.nodes} x {machines.each} {machines.kind}, {machines.processes} processes", ""]
+    lines += [f"  {name:<18}{size / _GIB:>9.2f} GiB" for name, size in found.memory.items()]
+    lines += [f"  {'together':<18}{total / _GIB:>9.2f} GiB a GPU {room}", ""]
+    lines += [f"  {'steps':<18}{found.steps:>9,}", f"  {'a step':<18}{found.flops / 1e12:>9.2f} TFLOP, {seconds:.3f} s"]
+    lines += [f"  {'hours':<18}{hours:>9.2f} at {machines.efficiency:.0%} of {peak} TFLOP/s a GPU"]
+    if found.negatives is not None:
+        lines.append(f"  {'negatives a row':<18}{found.negatives:>9,}")
+    rate = found.batch_bytes / max(seconds, 1e-9)
+    lines += [f"  {'data a process':<18}{rate / 2**20:>9.2f} MiB/s, {found.batch_bytes / 2**20:.2f} MiB a step", ""]
+    minutes = max(math.ceil(1.5 * hours * 60), 10)  # half as much again
+    time = f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+    options = f"--nodes={machines.nodes} --ntasks-per-node={machines.each} --gres=gpu:{machines.each} --time={time}"
+    return "\n".join([*lines, f"sbatch {options} slurm/train.sbatch {' '.join(arguments)}"])

@@ -2,8 +2,8 @@
 
     python benchmarks/plan_memory.py [--batch=256]
 
-A BERT of 6 layers and width 384 from scratch on the demo shop. Measured is the peak of the resident memory during a step
-with AdamW, above that before the first one, in a process of its own.
+A BERT of 6 layers and width 384 from scratch on the demo shop. Measured is the peak of resident memory in two steps
+with AdamW, above that before the first one.
 """
 
 import argparse

@@ -161,10 +161,6 @@ class Local:
         """Local rows of items that are there (others give a meaningless row)."""
         return rows if self.items is None else np.minimum(np.searchsorted(self.items, rows), self.size - 1)
 
-    def holds(self, rows: np.ndarray) -> np.ndarray:
-        """Which of the items are there."""
-        return rows >= 0 if self.items is None else self.items[self.find(rows)] == rows
-
 
 def search_past(features: Features, query: int, end: int = -1, before: float = np.inf) -> Past:
     """The history that stood behind a search: what its user had done before it.

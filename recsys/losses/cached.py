@@ -29,7 +29,7 @@ class CachedVectors:
         if grad is None:
             return
         now = _random_state(self.vectors.device)
-        for chunk, state, part in zip(self.chunks, self.states, grad.split(list(self.sizes)), strict=True):
+        for chunk, state, part in zip(self.chunks, self.states, torch.split(grad, list(self.sizes)), strict=True):
             _set_random_state(state, self.vectors.device)
             with context():
                 found = self.encode(chunk)
@@ -63,14 +63,15 @@ def cut_chunks(lengths: Tensor, *, rows: int | None, tokens: int | None) -> list
     A chunk has one text at least. Together the chunks are a permutation of all n texts.
     """
     order = lengths.argsort(descending=True, stable=True)
-    sizes, here, longest = [], 0, 1
-    for length in lengths[order].tolist():
+    sizes: list[int] = []
+    here, longest = 0, 1
+    for length in map(int, lengths[order]):
         full = here and ((rows is not None and here >= rows) or (tokens is not None and (here + 1) * longest > tokens))
         if full or not here:
             sizes += [here] if full else []
             here, longest = 0, max(length, 1)
         here += 1
-    return list(order.split([*sizes, here])) if len(order) else []
+    return list(torch.split(order, [*sizes, here])) if len(order) else []
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, ...]:

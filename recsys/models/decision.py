@@ -9,7 +9,8 @@ import numpy as np
 
 from recsys.errors import InputError
 
-USERS, QUERIES = "users", "queries"
+USERS: str = "users"
+QUERIES: str = "queries"
 KINDS = (USERS, QUERIES)
 """Of requests."""
 

@@ -91,7 +91,7 @@ class Pruner(nn.Module):
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
-        self.meaning = dict.fromkeys(KINDS, Meaning())
+        self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.decision = DecisionConfig()
 
     def forward(self, batch: PrunerBatch) -> Tensor:

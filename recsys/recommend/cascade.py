@@ -116,11 +116,10 @@ class Cascade:
             raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
         first = OpenRetriever.open(Path(retriever), config)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
+        decided: dict[str, DecisionConfig] = dict.fromkeys(KINDS, decision)
         if second is not None:
             wanted = second.model.decision if decision == DecisionConfig() else decision
             decided = {kind: resolve(wanted, one.promises) for kind, one in second.model.meaning.items()}
-        else:
-            decided = dict.fromkeys(KINDS, decision)
         vectors = embed_items(first)
         index = ItemIndex.build(vectors)
         hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)

@@ -132,7 +132,7 @@ def _states(model: nn.Module, world: int) -> dict[str, float]:
     return {"weights": float(every), "gradients": float(trained), "Adam": 2.0 * trained, **buckets}
 
 
-def _probe(module: RankedTraining, batch: Batch) -> _Probe:
+def _probe(module: Any, batch: Batch) -> _Probe:
     """Forward and backward of one small batch: operations, and the distinct tensors that are kept between the two."""
     kept: dict[int, int] = {}
     fixed = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
@@ -166,7 +166,7 @@ def _bytes(batch: Any) -> float:
     return float(tensors + sum(_bytes(part) for part in parts if isinstance(part, Batch)))
 
 
-def overfit(module: RankedTraining, rows: Rows) -> tuple[float, float]:
+def overfit(module: Any, rows: Rows) -> tuple[float, float]:
     """The loss of one small batch before and after learning from it alone."""
     batch = rows.assemble(_draw(np.flatnonzero(rows.groups() == rows.groups()[0]), PROBES[1]))
     module.train()

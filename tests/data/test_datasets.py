@@ -539,7 +539,6 @@ def test_items_stand_in_a_batch_as_they_are_or_by_their_place():
     assert (whole.size, some.size) == (10, 3)
     assert whole.find(np.array([4, 2])).tolist() == [4, 2]
     assert some.find(np.array([7, 2])).tolist() == [2, 0]
-    assert some.holds(np.array([5, 6, 9, -1])).tolist() == [True, False, False, False]
 
 
 def test_a_search_of_nobody_or_of_no_known_time_has_no_past(data):

@@ -262,6 +262,7 @@ def test_the_pruners_curves_are_told_with_the_decision_of_this_run(journey, tmp_
     own, trained = tmp_path / "infer/pruning.json", journey.folder / "runs/pruner/pruning.json"
     told, source = json.loads(own.read_text()), json.loads(trained.read_text())
     assert told["sets"] == source["sets"]
-    assert told["decision"] == {"top": 5, "probability": None, "loss": None}
+    assert told["decision"] == dict.fromkeys(("users", "queries"), told["decision"]["users"])
+    assert told["decision"]["users"] == {"top": 5, "probability": None, "loss": None}
     run_stage("recommend", journey.infer("--pruner=null", "--overwrite=true", output=tmp_path))
     assert not own.exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +119,8 @@ def test_nothing_is_said_that_a_user_can_do_nothing_about(
 ) -> None:
     train_retriever(without_text(shop, tmp_path))
     said = capfd.readouterr()
-    assert [line.split()[0] for line in (said.out + said.err).splitlines()] == ["epoch", "epoch"]
+    assert [line.split()[0] for line in (said.out + said.err).splitlines()] == ["negatives:", "epoch", "epoch"]
+    assert re.search(r"negatives: \d+ a row, of 60 items in the batch of 1 process", said.err)
     assert not [str(warning.message) for warning in recwarn]
 
 
@@ -369,7 +371,7 @@ def test_a_run_without_valid_rows_trains_and_exports(shop: DataConfig, tmp_path:
     config = without_text(without_valid(shop, tmp_path), tmp_path)
     train_retriever(config)
     assert load_retriever(config.folder / "model").items.id is not None
-    assert [path.name for path in (config.folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (config.folder / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert not (config.folder / "results.json").exists()
 
 

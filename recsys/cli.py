@@ -94,9 +94,12 @@ def _train(arguments: list[str]) -> int:
     except Interrupted as stop:
         kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
         print(f"{stop}\nrecsys train {shlex.join(kept)} --resume=true", file=sys.stderr)
+        request.ignore()
         return stop.code
-    finally:
+    except BaseException:
         request.forget()
+        raise
+    request.forget()
     from recsys.training.distributed import first_process
 
     if first_process():

@@ -17,7 +17,10 @@ CLUSTER = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """The run stopped before its end, after saving a checkpoint if there was anything to save."""
+    """The run stopped before its end, after saving a checkpoint if there was anything to save.
+
+    The signals still only raise the flag; whoever goes on in the same process calls `request.forget()`.
+    """
 
     def __init__(self, message: str, number: int) -> None:
         """`number` is that of the signal."""
@@ -44,6 +47,16 @@ class StopRequest:
             found = signal.signal(number, self._ask)
             if found != self._ask:
                 self.before.setdefault(number, found)
+
+    def ignore(self) -> None:
+        """From now on the cluster's signals mean nothing: this process is ending, in its own time, with its own code.
+
+        A scheduler ends all processes of a job as soon as one of them has ended, and Python's own handlers are gone
+        while it cleans up.
+        """
+        for number in self.before:
+            if number in CLUSTER:
+                signal.signal(number, signal.SIG_IGN)
 
     def forget(self) -> None:
         """Give the signals back, and take the flag down."""

@@ -13,7 +13,7 @@ import yaml
 import recsys
 from recsys import cli
 from recsys.cli import main
-from recsys.stopping import Interrupted
+from recsys.stopping import Interrupted, request
 
 ROOT = Path(__file__).parents[1]
 SHOP = str(ROOT / "configs/retriever/shop.yaml")
@@ -214,6 +214,9 @@ def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, 
     monkeypatch.setattr("recsys.training.retriever_run.train_retriever", stop)
     assert main(["train", SHOP, "--name=my run", "--overwrite=true"]) == code
     assert f"recsys train {SHOP} '--name=my run' --resume=true" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    request.forget()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class StopAtBoundary(Checkpoint):
             self.begun, self.stopping = True, highest(request.number, pl_module.device)
         if self.stopping:
             saved = "everything is saved. Go on with --resume=true." if trainer.global_step else "nothing was done yet."
+            request.number = 0
             raise Interrupted(f"Stopped at step {trainer.global_step}; {saved}", self.stopping)
 
     def on_train_batch_end(
@@ -60,8 +61,11 @@ class StopAtBoundary(Checkpoint):
         trainer.save_checkpoint(self.checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signals back."""
-        request.forget()
+        """Give the signals back; but not where the run has stopped: a scheduler ends all processes of a job as soon as
+        one of them has ended, and each has to say for itself that it wants to be started again.
+        """
+        if not isinstance(exception, Interrupted):
+            request.forget()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back, before Lightning gives its own back."""

@@ -1,5 +1,6 @@
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def fit(module: Signalled, path: Path, **options: Any) -> Trainer:
     return trainer
 
 
+@pytest.fixture(autouse=True)
+def signals_are_given_back() -> Iterator[None]:
+    yield
+    request.forget()
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Of the checkpoint, below a run's folder."""
@@ -62,6 +69,8 @@ def test_a_signal_saves_at_the_end_of_its_step_and_stops(path: Path, number: int
     with pytest.raises(Interrupted, match=said) as stop:
         fit(module, path)
     assert stop.value.code == code
+    os.kill(os.getpid(), signal.SIGTERM)  # of a scheduler that ends the rest of the job: it has to wait
+    assert request.number == signal.SIGTERM
     assert (module.seen, module.validated) == (2, 0)
     assert step_of(path) == 2
 

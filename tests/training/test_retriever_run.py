@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import RetrieverConfig
-from recsys.stopping import Interrupted
+from recsys.stopping import Interrupted, request
 from recsys.tables.config import (
     DataConfig,
     HistoryConfig,
@@ -165,6 +166,12 @@ def test_the_log_and_the_results_agree(trained: RetrieverRun) -> None:
 
 def weights(config: RetrieverRun) -> dict[str, torch.Tensor]:
     return torch.load(config.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(autouse=True)
+def signals_are_given_back() -> Iterator[None]:
+    yield
+    request.forget()
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:

@@ -54,14 +54,17 @@ class StopRequest:
         A scheduler ends all processes of a job as soon as one of them has ended, and Python's own handlers are gone
         while it cleans up.
         """
-        for number in self.before:
-            if number in CLUSTER:
+        if threading.current_thread() is threading.main_thread():
+            for number in CLUSTER:
                 signal.signal(number, signal.SIG_IGN)
 
     def forget(self) -> None:
         """Give the signals back, and take the flag down."""
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        for number in CLUSTER:  # Lightning gives back what it found, which may have been this flag
+            if signal.getsignal(number) == self._ask and threading.current_thread() is threading.main_thread():
+                signal.signal(number, signal.SIG_DFL)
         self.before, self.number = {}, 0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import yaml
 import recsys
 from recsys import cli
 from recsys.cli import main
-from recsys.stopping import Interrupted, request
+from recsys.stopping import Interrupted
 
 ROOT = Path(__file__).parents[1]
 SHOP = str(ROOT / "configs/retriever/shop.yaml")
@@ -215,8 +215,8 @@ def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, 
     assert main(["train", SHOP, "--name=my run", "--overwrite=true"]) == code
     assert f"recsys train {SHOP} '--name=my run' --resume=true" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
-    request.forget()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    for one in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(one, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(

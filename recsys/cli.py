@@ -93,7 +93,7 @@ def _train(arguments: list[str]) -> int:
         run = train(parse_run(kind, arguments, program="recsys train"))
     except Interrupted as stop:
         kept = [one for one in arguments if not one.startswith(("--resume", "--overwrite"))]
-        print(f"{stop}\nrecsys train {shlex.join(kept)} --resume=true", file=sys.stderr)
+        print(f"{stop}\nrecsys train {shlex.join(kept)} --resume=auto", file=sys.stderr)
         request.ignore()
         return stop.code
     except BaseException:
@@ -215,6 +215,7 @@ def _plan(arguments: list[str]) -> int:
     from recsys.training import plan, pruner_run, retriever_run
 
     own = ("--gpus", "--nodes", "--efficiency")
+    arguments = _joined(arguments, own)
     options = _options([one for one in arguments if one.partition("=")[0] in own], own)
     if "--gpus" not in options:
         raise InputError("Expected --gpus=NUMBERxKIND, e.g. recsys plan configs/retriever/ml1m.yaml --gpus=8xV100")
@@ -235,6 +236,17 @@ def _plan(arguments: list[str]) -> int:
         if not last < 0.5 * first:
             raise InputError("A batch cannot be learnt by heart: a rate, a frozen part or the data may be wrong.")
     return 0
+
+
+def _joined(arguments: list[str], names: Sequence[str]) -> list[str]:
+    """`--gpus 8xV100` as `--gpus=8xV100`, for these options."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in names and not argument.startswith("-"):
+            found[-1] = f"{found[-1]}={argument}"
+        else:
+            found.append(argument)
+    return found
 
 
 def _where(arguments: list[str]) -> int:

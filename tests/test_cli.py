@@ -213,7 +213,7 @@ def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, 
 
     monkeypatch.setattr("recsys.training.retriever_run.train_retriever", stop)
     assert main(["train", SHOP, "--name=my run", "--overwrite=true"]) == code
-    assert f"recsys train {SHOP} '--name=my run' --resume=true" in capsys.readouterr().err
+    assert f"recsys train {SHOP} '--name=my run' --resume=auto" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     for one in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(one, signal.SIG_DFL)

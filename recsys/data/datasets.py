@@ -1,13 +1,12 @@
 """Global rows -> batches for the retriever: next-item windows and query-to-item pairs."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 
-from recsys.batch import Batch, RetrieverBatch, TextBatch, UserBatch
+from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
 from recsys.data.mined import HardNegatives, Mined
@@ -15,12 +14,9 @@ from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
 from recsys.data.sampling import Draw, Windows, cut_windows, uniform
 from recsys.data.split import TRAIN
-from recsys.data.tokens import crop
 from recsys.errors import InputError
 
 __all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
-
-_SHARE, _PLACE = 1_000_039, 1_000_081  # of the draws that crop a query: other ones than those that pick its target
 
 
 class Rows(Protocol):
@@ -77,15 +73,13 @@ class RetrieverRows:
         tasks: list[str],
         negatives: NegativesConfig,
         history_dropout: float,
-        query_crop: float = 0.0,
         hard: HardNegatives | None = None,
         seed: int,
     ) -> None:
-        for name, share in (("history_dropout", history_dropout), ("query_crop", query_crop)):
-            if not 0 <= share < 1:
-                raise InputError(f"{name} is {share}; expected a share from 0 to below 1.")
+        if not 0 <= history_dropout < 1:
+            raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.hard, self.seed = features, negatives, hard, seed
-        self.history_dropout, self.query_crop = history_dropout, query_crop
+        self.history_dropout = history_dropout
         data = features.data
         self.total = len(data.catalogue)
         self.ends = _train_ends(data) if "next_item" in tasks else None
@@ -162,20 +156,13 @@ class RetrieverRows:
         return self._batch(
             draw,
             local,
-            self.features.users(pasts, queries.user[rows], rows, local, partial(self._cropped, draw.epoch)),
+            self.features.users(pasts, queries.user[rows], rows, local),
             row=np.arange(len(rows)),
             step=np.array([len(past.item) for past in pasts]),
             target=target,
             seen=[(items, np.zeros(len(items), dtype=np.int64)) for items in others],
             draws=(len(entries), len(rows)),
         )
-
-    def _cropped(self, epoch: int, queries: np.ndarray, texts: TextBatch) -> TextBatch:
-        """Each query loses a share of its words drawn between 0 and `query_crop`, at one end or both."""
-        if not self.query_crop:
-            return texts
-        share, place = (uniform(self.seed + salt, epoch, queries) for salt in (_SHARE, _PLACE))
-        return crop(texts, self.query_crop * share, place)
 
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
         if self.negatives.kind == "all":
@@ -211,8 +198,9 @@ class RetrieverRows:
         item, since = (np.concatenate(part) for part in zip(*seen, strict=True))
         owner = np.repeat(np.arange(len(seen)), [len(items) for items, _ in seen])
         corrected = local.items is not None and self.negatives.log_q
+        items = None if local.items is None else self.features.items(local.items)
         return RetrieverBatch(
-            items=None if local.items is None else self.features.items(local.items),
+            items=items,
             item=None if local.items is None else torch.from_numpy(local.items),
             users=users,
             row=torch.from_numpy(row),
@@ -223,7 +211,7 @@ class RetrieverRows:
             seen_step=torch.from_numpy(since),
             missed=self._missed(local.items) if corrected and local.items is not None else None,
             draws=torch.tensor([*draws, len(self._random(draw))]) if corrected else None,
-            tokens=int(users.history_mask.sum()) + (0 if users.query is None else int((users.query >= 0).sum())),
+            tokens=_tokens(users, items),
         )
 
     def _missed(self, items: np.ndarray) -> torch.Tensor:
@@ -232,6 +220,13 @@ class RetrieverRows:
         """
         shares = (self.row_share[items], self.query_share[items], np.full(len(items), 1 / self.total))
         return torch.from_numpy(np.stack([np.log1p(-np.minimum(share, 1 - 1e-6)) for share in shares], axis=1))
+
+
+def _tokens(users: UserBatch, items: ItemBatch | None) -> int:
+    """Entries of histories, and the tokens of all texts that are read; a query that is a vector counts as one."""
+    asked = 0 if users.query is None or users.query_text is not None else int((users.query >= 0).sum())
+    texts = (users.query_text, items.text if items is not None else None)
+    return int(users.history_mask.sum()) + asked + sum(int(text.mask.sum()) for text in texts if text is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

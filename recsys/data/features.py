@@ -51,14 +51,7 @@ class Features:
         """Every item."""
         return self.items(np.arange(len(self.data.catalogue)))
 
-    def users(
-        self,
-        pasts: list[Past],
-        users: np.ndarray,
-        queries: np.ndarray,
-        local: "Local",
-        shorten: Callable[[np.ndarray, TextBatch], TextBatch] | None = None,
-    ) -> UserBatch:
+    def users(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local") -> UserBatch:
         """The users' side of a batch.
 
         Args:
@@ -66,12 +59,10 @@ class Features:
             users: [B] rows of the users table, -1 for nobody known.
             queries: [B] rows of the queries table, -1 for none.
             local: where items stand in the batch.
-            shorten: what becomes of the words of some rows of the queries table.
         """
         data, texts = self.data, np.unique(np.concatenate([queries, *[past.query for past in pasts]]))
         texts = texts[texts >= 0]
         tokens, vectors = self.query_texts.read(texts) if len(texts) else (None, None)
-        tokens = shorten(texts, tokens) if shorten is not None and tokens is not None else tokens
         history, mask, position, event = self._entries(pasts, texts, local)
         return UserBatch(
             history=torch.from_numpy(history),

@@ -60,26 +60,6 @@ class TokenCache:
         return TextBatch(ids=torch.from_numpy(ids), mask=torch.from_numpy(mask))
 
 
-def crop(texts: TextBatch, share: np.ndarray, place: np.ndarray) -> TextBatch:
-    """A run of words of each text; its first and last token stay, as special tokens do.
-
-    Args:
-        texts: q texts.
-        share: [q] in [0, 1], how much of the words between is left out.
-        place: [q] in [0, 1], which part of that stood before the run.
-    """
-    words = np.maximum(texts.mask.sum(1).numpy() - 2, 0)
-    gone = np.minimum((share * words).astype(np.int64), np.maximum(words - 1, 0))
-    first = 1 + np.round(place * gone).astype(np.int64)
-    stay = words - gone
-    steps = np.arange(int(stay.max(initial=0)) + 2)
-    source = np.where(steps == 0, 0, np.where(steps <= stay[:, None], first[:, None] + steps - 1, words[:, None] + 1))
-    lengths = np.minimum(texts.mask.sum(1).numpy(), stay + 2)
-    mask = torch.from_numpy(steps < lengths[:, None])
-    found = torch.from_numpy(np.minimum(source, texts.ids.shape[1] - 1))
-    return TextBatch(ids=texts.ids.gather(1, found) * mask, mask=mask)
-
-
 def token_cache(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int, folder: Path) -> TokenCache:
     """The token cache of these texts below `folder`: opened if it is there and whole, else built.
 

@@ -6,8 +6,9 @@ and what they save for the backward pass and how many operations they are is car
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from recsys.batch import Batch
 from recsys.data.datasets import Rows
 from recsys.data.sampling import Draw, deal_batches
 from recsys.errors import InputError, nearest
+from recsys.losses.cached import cut_chunks
 from recsys.training.ranked import RankedTraining
 from recsys.training.run import RunConfig
 
@@ -109,13 +111,14 @@ def plan(config: RunConfig, module: RankedTraining, rows: Rows, machines: Machin
         slope = (getattr(many, name) - getattr(few, name)) / (PROBES[1] - PROBES[0])
         return max(getattr(few, name) + slope * (count - PROBES[0]), 0.0)
 
-    whole = rows.assemble(Draw(epoch=0, number=0, rows=typical))
-    columns = None if getattr(whole, "item", None) is None else len(whole.item)  # pyright: ignore
+    whole: Any = rows.assemble(Draw(epoch=0, number=0, rows=typical))
+    mine = rows.assemble(Draw(epoch=0, number=0, rows=typical[:local]))  # the longest texts
+    columns = None if getattr(whole, "item", None) is None else len(whole.item)
     return Plan(
-        memory={**_states(module.model, world), "activations": _chunked(module, carried("saved", local), local, many)},
+        memory={**_states(module.model, world), "activations": carried("saved", local) + _chunk(module, mine)},
         flops=carried("flops", local) * world, negatives=None if columns is None else columns - 1,
         steps=config.optim.epochs * math.ceil(len(batches) / config.trainer.accumulate),
-        batch_bytes=_bytes(rows.assemble(replace(_draw(typical, len(typical)), rows=typical[:local]))),
+        batch_bytes=_bytes(mine),
     )  # fmt: skip
 
 
@@ -134,19 +137,10 @@ def _states(model: nn.Module, world: int) -> dict[str, float]:
 
 def _probe(module: Any, batch: Batch) -> _Probe:
     """Forward and backward of one small batch: operations, and the distinct tensors that are kept between the two."""
-    kept: dict[int, int] = {}
-    fixed = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        place = tensor.untyped_storage().data_ptr()
-        if place not in fixed:
-            kept[place] = tensor.untyped_storage().nbytes()
-        return tensor
-
     module.train()
     module.told = True
     with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with _kept(module) as kept:
             loss = module.training_step(batch, 0)
         loss.backward()
         for one in getattr(module, "cached", []):
@@ -155,9 +149,36 @@ def _probe(module: Any, batch: Batch) -> _Probe:
     return _Probe(saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
 
 
-def _chunked(module: RankedTraining, saved: float, rows: int, many: _Probe) -> float:
-    """Activations under a cached loss: those of one chunk of texts beside what the rest of the model keeps."""
-    return saved if getattr(getattr(module, "loss", None), "cached", None) is None else saved + many.saved
+@contextmanager
+def _kept(module: nn.Module) -> Generator[dict[int, int]]:
+    """Bytes of each storage that is saved for the backward pass in this block, without the weights."""
+    kept: dict[int, int] = {}
+    weights = {weight.untyped_storage().data_ptr() for weight in module.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        place = tensor.untyped_storage().data_ptr()
+        if place not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def _chunk(module: Any, batch: Any) -> float:
+    """Under a cached loss: what the largest chunk of texts keeps while it is encoded for its gradient; else nothing."""
+    config = getattr(module.loss, "cached", None)
+    if config is None:
+        return 0.0
+    texts = [text for text in (batch.items.text if batch.items else None, batch.users.query_text) if text is not None]
+    found = [0.0]
+    for text in texts:
+        rows = cut_chunks(text.mask.sum(1), rows=config.rows, tokens=config.tokens)[0]
+        with _kept(module) as kept:
+            encoded = module.model.text(text.take(rows))
+        found.append(float(sum(kept.values())))
+        del encoded
+    return max(found)
 
 
 def _bytes(batch: Any) -> float:

@@ -39,9 +39,11 @@ class StopAtBoundary(Checkpoint):
         if not self.begun:
             self.begun, self.stopping = True, highest(request.number, pl_module.device)
         if self.stopping:
-            saved = "everything is saved. Go on with --resume=true." if trainer.global_step else "nothing was done yet."
+            saved = "everything is saved" if trainer.global_step else "nothing was done yet"
             request.number = 0
-            raise Interrupted(f"Stopped at step {trainer.global_step}; {saved}", self.stopping)
+            raise Interrupted(
+                f"Stopped at step {trainer.global_step}; {saved}. Go on with --resume=auto.", self.stopping
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -56,9 +56,6 @@ class RetrieverRun(RunConfig):
     """What each positive is told apart from."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
-    query_crop: float = 0.0
-    """Largest share of a query's words that training leaves out at its ends, drawn anew in each epoch: few queries are
-    then not learnt by heart."""
     loss: LossConfig = field(default_factory=LossConfig)
     """How the loss is computed; it changes speed and memory, not what is learnt."""
 
@@ -75,9 +72,8 @@ class RetrieverRun(RunConfig):
             raise InputError(f"negatives.kind 'all' with a trained encoder {reason}; set negatives.kind: batch.")
         if self.loss.cached is not None and not trained_text:
             raise InputError("loss.cached is for a text encoder that is trained; set model.text.mode: full or lora.")
-        for name in ("history_dropout", "query_crop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected a share in [0, 1).")
+        if not 0 <= self.history_dropout < 1:
+            raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
 
 def train_retriever(config: RetrieverRun) -> Path:
@@ -149,7 +145,7 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
         hard = read_mined(Path(negatives.mined), negatives.hard, features.data, config.data)
     return RetrieverRows(
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
-        query_crop=config.query_crop, hard=hard, seed=config.seed,
+        hard=hard, seed=config.seed,
     )  # fmt: skip
 
 

@@ -297,7 +297,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's content; no code of it is run."""
     try:
-        return torch.load(path, weights_only=True, map_location="cpu")
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)  # what is not asked for is not read
     except Exception as error:  # torch has no error of its own for this
         found = str(error).splitlines()[0]
         raise InputError(

@@ -239,28 +239,24 @@ def test_what_is_dropped_from_a_history_leaves_a_gap(data):
     assert len(set(shares)) > 1
 
 
-def test_a_query_is_cropped_anew_in_each_epoch_whatever_batch_it_stands_in(data):
+def test_a_batch_tells_how_many_entries_and_tokens_it_holds(data):
     features = reader(data)
-    words = np.arange(20) + 100 * np.arange(QUERIES)[:, None]  # query q has the words 100 q, 100 q + 1, ...
-    features.query_texts = Texts(
-        tokens=lambda rows: TextBatch(ids=torch.from_numpy(words[rows]), mask=torch.ones(len(rows), 20).bool())
+    words = Texts(
+        tokens=lambda rows: TextBatch(
+            ids=torch.zeros(len(rows), 9, dtype=torch.int64), mask=torch.arange(9).expand(len(rows), -1) < 5
+        )
     )
-    rows = rows_of(features, tasks=["query_to_item"], query_crop=0.6)
 
-    def texts(epoch: int, places: np.ndarray) -> list[list[int]]:
-        found = rows.assemble(Draw(epoch=epoch, number=0, rows=places)).users
-        own = [found.query_text.ids[row][found.query_text.mask[row]] for row in found.query]
-        return [one.tolist() for one in own]
+    def count() -> tuple[RetrieverBatch, int]:
+        rows = rows_of(features, tasks=["query_to_item"], negatives=NegativesConfig(kind="batch", random=3))
+        batch = rows.assemble(everything(rows, task=1))
+        return batch, batch.tokens - int(batch.users.history_mask.sum())
 
-    together = texts(1, np.arange(len(rows.queries)))
-    assert together == [texts(1, np.array([row]))[0] for row in range(len(rows.queries))]
-    assert together != texts(2, np.arange(len(rows.queries)))
-    for query, found in zip(rows.queries, together, strict=True):
-        inside = words[query][1:-1].tolist()
-        start = inside.index(found[1])
-        assert found == [words[query][0], *inside[start : start + len(found) - 2], words[query][-1]]
-        assert 0.4 * 18 <= len(found) - 2 <= 18
-    assert len({len(found) for found in together}) > 3
+    batch, tokens = count()
+    assert tokens == len(batch.users.query)  # vectors
+    features.query_texts = features.item_texts = words
+    batch, tokens = count()
+    assert tokens == 5 * (len(batch.users.query_text.ids) + len(batch.item))
 
 
 def test_the_moment_of_a_target_is_the_context_of_its_state(data):

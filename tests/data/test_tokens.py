@@ -10,10 +10,9 @@ from tokenizers import processors
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
-from recsys.batch import TextBatch
 from recsys.data import text, tokens
 from recsys.data.text import train_wordpiece
-from recsys.data.tokens import TokenCache, crop, token_cache
+from recsys.data.tokens import TokenCache, token_cache
 
 TEXTS = ["red hat", "", "红色的帽子", "a very long text about a red hat " * 4, "blue", "red hat"]
 
@@ -135,23 +134,3 @@ def test_the_growing_header_is_one_that_numpy_writes():
     start = file.tell()
     tokens._header(file, 10**12)
     assert file.tell() == start
-
-
-@pytest.mark.parametrize(
-    ("share", "place", "expected"),
-    [
-        (0.0, 0.5, [7, 1, 2, 3, 4, 8]),
-        (0.5, 0.0, [7, 1, 2, 8]),
-        (0.5, 1.0, [7, 3, 4, 8]),
-        (0.5, 0.5, [7, 2, 3, 8]),
-        (1.0, 0.0, [7, 1, 8]),  # a word stays
-    ],
-)
-def test_a_cropped_text_keeps_its_ends_and_a_run_of_words(share: float, place: float, expected: list[int]):
-    texts = TextBatch(
-        ids=torch.tensor([[7, 1, 2, 3, 4, 8], [7, 5, 8, 0, 0, 0], [7, 8, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0]]),
-        mask=torch.arange(6) < torch.tensor([[6], [3], [2], [1]]),
-    )
-    found = crop(texts, np.full(4, share), np.full(4, place))
-    rows = [row[kept].tolist() for row, kept in zip(found.ids, found.mask, strict=True)]
-    assert rows == [expected, [7, 5, 8], [7, 8], [7]]  # what has one word or less is left alone

@@ -65,7 +65,7 @@ def step_of(path: Path) -> int:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_a_signal_saves_at_the_end_of_its_step_and_stops(path: Path, number: int, code: int) -> None:
     module = Signalled(at=(1,), number=number)
-    said = r"Stopped at step 2; everything is saved\. Go on with --resume=true\."
+    said = r"Stopped at step 2; everything is saved\. Go on with --resume=auto\."
     with pytest.raises(Interrupted, match=said) as stop:
         fit(module, path)
     assert stop.value.code == code
@@ -122,7 +122,9 @@ def test_a_signal_before_the_first_step_stops_there_with_nothing_to_save(path: P
     request.listen()
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        with pytest.raises(Interrupted, match=r"Stopped at step 0; nothing was done yet\.") as stop:
+        with pytest.raises(
+            Interrupted, match=r"Stopped at step 0; nothing was done yet\. Go on with --resume=auto\."
+        ) as stop:
             fit(module, path)
     finally:
         request.forget()

@@ -187,12 +187,17 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(retriever, "sampled_softmax", counted)
 
 
-def stop_and_go_on(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+def stop(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+    """Interrupted in one step after the other, counted from where it went on."""
     for number, step in enumerate(steps):
         with monkeypatch.context() as patch:
             interrupt(patch, step)
-            with pytest.raises(Interrupted, match=r"Go on with --resume=true"):
+            with pytest.raises(Interrupted, match=r"Go on with --resume=auto"):
                 train_retriever(replace(config, resume=number > 0))
+
+
+def stop_and_go_on(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+    stop(config, monkeypatch, steps)
     train_retriever(replace(config, resume=True))
 
 
@@ -225,11 +230,7 @@ def test_a_checkpoint_that_is_cut_is_skipped_for_the_one_before_it(
     settings = TrainerConfig(accelerator="cpu", threads=1)
     one, two = (without_text(shop, tmp_path / name, trainer=settings) for name in ("whole", "cut"))
     train_retriever(one)
-    for number, step in enumerate((3, 4)):
-        with monkeypatch.context() as patch:
-            interrupt(patch, step)
-            with pytest.raises(Interrupted):
-                train_retriever(replace(two, resume=number > 0))
+    stop(two, monkeypatch, [3, 4])
     last = two.folder / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.warns(UserWarning, match=r"last\.ckpt is no whole checkpoint and was skipped"):
@@ -246,11 +247,7 @@ def test_a_checkpoint_whose_line_was_lost_is_skipped_for_the_one_before_it(
     settings = {"trainer": TrainerConfig(accelerator="cpu", threads=1), "track": TrackConfig(every=1)}
     one, two = (without_text(shop, tmp_path / name, **settings) for name in ("whole", "lost"))
     train_retriever(one)
-    for number, step in enumerate((3, 4)):
-        with monkeypatch.context() as patch:
-            interrupt(patch, step)
-            with pytest.raises(Interrupted):
-                train_retriever(replace(two, resume=number > 0))
+    stop(two, monkeypatch, [3, 4])
     log = two.folder / "metrics.jsonl"
     log.write_text("".join(f"{line}\n" for line in log.read_text().splitlines()[:-1]))
     with pytest.warns(UserWarning, match=r"last\.ckpt is newer than metrics\.jsonl"):

@@ -1,7 +1,7 @@
 """Write a part, rename it, record it; skip finished parts. The whole of "nothing half-written, nothing lost".
 
-A folder of parts carries `manifest.json` with the fingerprint of everything the parts depend on. A folder made from
-other inputs is never overwritten unasked.
+A folder of parts carries `manifest.json` with the fingerprint of everything the parts depend on, and beside each part
+its record. A folder made from other inputs is never overwritten unasked.
 """
 
 import errno
@@ -11,11 +11,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 import polars as pl
 
@@ -43,7 +43,7 @@ def folder_hash(folder: Path) -> str:
 
 
 MANIFEST = "manifest.json"
-"""What a folder of parts was made from, and which parts are finished."""
+"""What a folder of parts was made from."""
 
 _DISK = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -136,14 +136,26 @@ def _renamed(made: Path, folder: Path) -> bool:
     return True
 
 
-class _Manifest(TypedDict):
+FORMAT = 2
+"""Version of what a folder of parts holds."""
+
+
+class Record(TypedDict):
+    """What lies beside a finished part, as part-00000.json."""
+
     fingerprint: str
-    parts: dict[str, dict[str, int]]
+    rows: int
+    inputs: int
+    bytes: int
+    hash: str
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of numbered Parquet parts that all depend on one fingerprint."""
+    """A folder of numbered Parquet parts that all depend on one fingerprint.
+
+    Several processes may write different parts of one folder at the same time: nothing but the fingerprint is shared.
+    """
 
     folder: Path
     fingerprint: str
@@ -151,7 +163,7 @@ class Parts:
     @classmethod
     def open(cls, folder: Path, fingerprint: str, *, overwrite: bool = False) -> "Parts":
         """Go on in `folder`, or start it. A folder of another fingerprint is refused unless `overwrite`."""
-        found = _read_manifest(folder)["fingerprint"] if (folder / MANIFEST).is_file() else None
+        found = _read_manifest(folder) if (folder / MANIFEST).is_file() else None
         if found is None and folder.is_dir() and any(not one.name.startswith(".") for one in folder.iterdir()):
             raise InputError(f"{folder} holds files that are no output of this program; name another folder.")
         if found not in (None, fingerprint):
@@ -162,42 +174,89 @@ class Parts:
                 )
             _clear(folder)
         if found != fingerprint:
-            _write_manifest(folder, {"fingerprint": fingerprint, "parts": {}})
+            write_atomic(folder / MANIFEST, json.dumps({"format": FORMAT, "fingerprint": fingerprint}))
         return cls(folder, fingerprint)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Parts":
+        """What lies in a folder, whatever it was made from."""
+        return cls(folder, _read_manifest(folder))
 
     def path(self, number: int) -> Path:
         """Where part `number` lies."""
         return self.folder / f"part-{number:05d}.parquet"
 
+    def record(self, number: int) -> Record | None:
+        """What is recorded of part `number`; None if it is not there, or not of this fingerprint."""
+        return self._read_record(self.path(number).with_suffix(".json"))
+
+    def _read_record(self, path: Path) -> Record | None:
+        try:
+            found: Record = json.loads(path.read_text())
+            whole = found["fingerprint"] == self.fingerprint
+            return found if whole and path.with_suffix(".parquet").stat().st_size == found["bytes"] else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
     def finished(self, number: int) -> bool:
         """Whether part `number` is there and recorded with its size."""
-        recorded = _read_manifest(self.folder)["parts"].get(str(number))
-        path = self.path(number)
-        return recorded is not None and path.is_file() and path.stat().st_size == recorded["bytes"]
+        return self.record(number) is not None
 
-    def write(self, number: int, frame: pl.DataFrame) -> None:
-        """Write part `number` beside its place, rename it, record it."""
+    def write(self, number: int, frame: pl.DataFrame, inputs: int = 0) -> None:
+        """Write part `number`, which answers so many `inputs`, beside its place; rename it; record it."""
         path = self.path(number)
-        temporary = path.with_name(f".{path.name}.tmp")
+        handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.")  # two may make the same part
+        os.close(handle)
+        temporary = Path(name)
         with disk_errors(path):
             try:
                 frame.write_parquet(temporary)
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
+                record = Record(
+                    fingerprint=self.fingerprint, rows=len(frame), inputs=inputs, bytes=temporary.stat().st_size,
+                    hash=file_hash(temporary),
+                )  # fmt: skip
+                os.chmod(temporary, 0o644)
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        manifest = _read_manifest(self.folder)
-        manifest["parts"][str(number)] = {"rows": len(frame), "bytes": path.stat().st_size}
-        _write_manifest(self.folder, manifest)
+        write_atomic(path.with_suffix(".json"), json.dumps(record))
+
+    def finished_parts(self) -> dict[int, Record]:
+        """The records of all finished parts by their numbers, in their order."""
+        paths = sorted(self.folder.glob("part-*.json"), key=lambda path: int(path.stem[5:]))
+        found = {int(path.stem[5:]): self._read_record(path) for path in paths}
+        return {number: record for number, record in found.items() if record is not None}
 
     def rows(self) -> int:
-        """Rows in all recorded parts."""
-        return sum(part["rows"] for part in _read_manifest(self.folder)["parts"].values())
+        """Rows in all finished parts."""
+        return sum(record["rows"] for record in self.finished_parts().values())
 
     def frame(self) -> pl.LazyFrame:
-        """All recorded parts as one table, in their order. At least one must be there."""
-        return pl.scan_parquet([self.path(number) for number in sorted(map(int, _read_manifest(self.folder)["parts"]))])
+        """All finished parts as one table, in their order. At least one must be there."""
+        return pl.scan_parquet([self.path(number) for number in self.finished_parts()])
+
+    def audit(self, inputs: Sequence[int]) -> int:
+        """Check that there are exactly the parts that answer `inputs` each, byte for byte; returns their rows.
+
+        InputError for a part that is damaged or answers other inputs: it is no longer recorded, and so made again.
+        """
+        wrong = [number for number, count in enumerate(inputs) if not self._holds(number, count)]
+        more = sorted(set(self.finished_parts()) - set(range(len(inputs))))
+        for number in wrong + more:
+            self.path(number).with_suffix(".json").unlink(missing_ok=True)
+        if wrong or more:
+            what = ", ".join(map(str, [*wrong, *more][:5]))
+            raise InputError(
+                f"{self.folder}: part {what} was not what had been written. It is taken as missing now: run the same "
+                "command again, which makes it anew."
+            )
+        return self.rows()
+
+    def _holds(self, number: int, inputs: int) -> bool:
+        record = self.record(number)
+        return record is not None and record["inputs"] == inputs and file_hash(self.path(number)) == record["hash"]
 
 
 def _clear(folder: Path) -> None:
@@ -210,14 +269,12 @@ def _clear(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
 
-def _write_manifest(folder: Path, manifest: _Manifest) -> None:
-    write_atomic(folder / MANIFEST, json.dumps(manifest))
-
-
-def _read_manifest(folder: Path) -> _Manifest:
+def _read_manifest(folder: Path) -> str:
+    """The fingerprint; that of another format is none of this program's."""
     path = folder / MANIFEST
     try:
         content: Any = json.loads(path.read_text())
-        return cast("_Manifest", {"fingerprint": str(content["fingerprint"]), "parts": dict(content["parts"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        made_from = str(content["fingerprint"])
+        return made_from if content.get("format") == FORMAT else "of an older format"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a readable manifest ({error}); remove its folder to start again.") from error

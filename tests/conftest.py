@@ -126,7 +126,7 @@ def _write_candidates(folder: Path, data: Prepared, rng: np.random.Generator, to
     np.save(folder / "item_vectors.npy", rng.normal(size=(len(data.catalogue), 8)).astype(np.float32))
     np.save(folder / "user_vectors.npy", rng.normal(size=(len(requests), 8)).astype(np.float32))
     (folder / "source.json").write_text(
-        json.dumps({"retriever": "none", "data": data.hash, "tasks": TASKS, "top_k": top_k})
+        json.dumps({"retriever": "none", "data": data.hash, "tasks": TASKS, "top_k": top_k, "rows": len(frame)})
     )
 
 

@@ -94,7 +94,7 @@ def test_the_config_that_is_printed_is_complete_and_loads_again(tmp_path, capsys
         (["train", "--optim.epochs=3"], "Expected a config first"),
         (["train", SHOP, "--optim.epoch=3"], "unknown option --optim.epoch. Did you mean 'epochs'?"),
         (["train", SHOP, "--optim.epochs=many"], "optim.epochs is many; expected int"),
-        (["train", SHOP, "--data.root=nowhere"], "Data folder 'nowhere' does not exist"),
+        (["train", SHOP, "--data.root=nowhere", "--runs=nowhere"], "Data folder 'nowhere' does not exist"),
         (["train", INFER], "has task 'infer'; train takes retriever or pruner"),
         (["report", "nowhere"], "There is no run folder 'nowhere'"),
         (["report", "runs/shop", "--show_id"], "Unknown option --show_id. Did you mean '--show_ids'?"),

@@ -129,11 +129,11 @@ from recsys.shards import Parts
 
 write = Parts.write
 
-def write_one_and_die(parts, number, frame):
+def write_one_and_die(parts, number, frame, inputs):
     if number:
         parts.path(number).with_name(f".{parts.path(number).name}.tmp").write_bytes(b"half a part")
         os.kill(os.getpid(), signal.SIGKILL)
-    write(parts, number, frame)
+    write(parts, number, frame, inputs)
 
 Parts.write = write_one_and_die
 main(sys.argv[1:])
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_goes_on_and_its_output_is_identical(films, tmp_pa
     killed = subprocess.run([sys.executable, "-c", KILLED, *command], cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL
     folder = tmp_path / "films/recommendations"
-    assert [path.name for path in folder.glob("part-*")] == ["part-00000.parquet"]
+    assert [path.name for path in folder.glob("part-*.parquet")] == ["part-00000.parquet"]
     first = (folder / "part-00000.parquet").stat()
     assert main(command) == 0
     assert (folder / "part-00000.parquet").stat().st_mtime_ns == first.st_mtime_ns

@@ -196,6 +196,37 @@ def test_parts_of_another_fingerprint_are_refused_unless_asked(tmp_path):
     assert names(out) == {"manifest.json"}
 
 
+def test_two_processes_may_write_parts_of_one_folder(tmp_path):
+    one, other = Parts.open(tmp_path, "f"), Parts.open(tmp_path, "f")
+    for number in range(4):
+        (one, other)[number % 2].write(number, pl.DataFrame({"n": [number]}), inputs=1)
+    assert one.audit([1, 1, 1, 1]) == other.rows() == 4
+
+
+def test_the_audit_finds_what_is_missing_damaged_or_too_much(tmp_path):
+    def written(counts):
+        parts = Parts.open(tmp_path / str(len(counts)), "f")
+        for number, count in enumerate(counts):
+            parts.write(number, pl.DataFrame({"n": range(count)}), inputs=count)
+        return parts
+
+    for counts in ([2, 3, 1], [2, 2]):  # one part more, and one of another size
+        with pytest.raises(InputError, match="was not what had been written"):
+            written(counts).audit([2, 3])
+    parts = written([2])
+    parts.path(0).write_bytes(parts.path(0).read_bytes()[::-1])
+    assert parts.finished(0)  # of the right size
+    with pytest.raises(InputError, match="part 0 was not what"):
+        parts.audit([2])
+    assert not parts.finished(0)
+
+
+def test_a_folder_of_an_older_format_is_other_inputs(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f", "parts": {}}))
+    with pytest.raises(InputError, match="of an older format"):
+        Parts.open(tmp_path, "f")
+
+
 def test_a_folder_of_somebody_elses_files_is_never_cleared(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="no output of this program"):
@@ -216,7 +247,7 @@ def test_a_part_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert not parts.finished(0)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", json.dumps({"fingerprint": "f", "parts": 3})])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
 def test_a_damaged_manifest_is_one_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match="not a readable manifest"):

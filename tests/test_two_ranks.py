@@ -42,11 +42,11 @@ from recsys.tables.config import (
     SplitConfig,
     UsersConfig,
 )
-from recsys.training.distributed import average_gradients, processes, sum_over_processes
+from recsys.training.distributed import average_gradients, processes, sum_over_processes, whole_state
 from recsys.training.optim import OptimConfig
 from recsys.training.retriever import CachedConfig, LossConfig, RetrieverTraining
-from recsys.training.retriever_run import RetrieverRun, _valid_loaders, build, training_rows
-from recsys.training.run import prepare_process
+from recsys.training.retriever_run import RetrieverRun, _valid_loaders, build, train_retriever, training_rows
+from recsys.training.run import TrainerConfig, config_text, prepare_process, strategy_of
 
 Results = dict[str, dict[str, float]]
 LOSSES = {"plain": LossConfig(), "cached": LossConfig(cached=CachedConfig(rows=5))}
@@ -96,22 +96,24 @@ def prepare_training(config: RetrieverRun) -> tuple[RetrieverTraining, DataModul
     return module, DataModule(rows, partial(_valid_loaders, features, requests), config.loader, seed=0)
 
 
-def trainer_of(devices: int) -> Trainer:
+def trainer_of(devices: int, strategy: str = "auto") -> Trainer:
+    config = TrainerConfig(devices=devices, strategy="fsdp" if strategy == "fsdp" else "auto")
     return Trainer(
-        accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
+        accelerator="cpu", devices=devices, strategy=strategy_of(config), max_epochs=1, logger=False,
         use_distributed_sampler=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, gradient_clip_val=1.0, accumulate_grad_batches=2,
     )  # fmt: skip
 
 
-def trained(config: RetrieverRun, devices: int, loss: LossConfig) -> list[float]:
+def trained(config: RetrieverRun, devices: int, loss: LossConfig, strategy: str = "auto") -> list[float]:
     """Every weight after an epoch without dropout, with clipping and accumulation, one after the other."""
     module, data = prepare_training(replace(config, loss=loss))
     for part in module.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
-    trainer_of(devices).fit(module, datamodule=data)
-    return torch.cat([weight.flatten() for weight in module.model.parameters()]).tolist()
+    trainer_of(devices, strategy).fit(module, datamodule=data)
+    state = whole_state(module.model) if strategy == "fsdp" else module.model.state_dict()  # empty on a second process
+    return [value for name, _ in module.model.named_parameters() if state for value in state[name].flatten().tolist()]
 
 
 def values_of_requests(trainer: Trainer, module: RetrieverTraining, data: DataModule) -> dict[str, dict[str, list]]:
@@ -133,7 +135,10 @@ def main(root: str, place: str, out: str) -> None:
     each = values_of_requests(trainer, module, data)
     config = run_of(root, place)
     weights = {name: trained(config, 2, loss) for name, loss in LOSSES.items()}
-    content = {"results": results, "weights": weights, "each": each}
+    shared = trained(config, 2, LossConfig(), "fsdp")
+    module, data = prepare_training(config)
+    trainer_of(2, "fsdp").validate(module, datamodule=data, verbose=False)
+    content = {"results": results, "weights": weights, "each": each, "fsdp": [shared, module.results]}
     Path(out, f"rank{trainer.global_rank}.json").write_text(json.dumps(content))
 
 
@@ -199,6 +204,44 @@ def test_two_processes_train_to_the_weights_of_one(ranks: list[dict], config: Re
     together = np.array(ranks[0]["weights"][loss])
     assert np.abs(together - alone).max() < 1e-3
     assert np.abs(together - alone).mean() < 1e-5
+
+
+def test_an_encoder_that_two_processes_share_out_trains_to_the_weights_of_a_whole_one(
+    ranks: list[dict], config: RetrieverRun, alone: Results
+) -> None:
+    expected = np.array(ranks[0]["weights"]["plain"])
+    assert np.abs(np.array(ranks[0]["fsdp"][0]) - expected).max() < 1e-3
+    for rank in ranks:
+        assert rank["fsdp"][1] == alone
+
+
+def test_a_run_goes_on_with_another_number_of_processes_and_says_so(config: RetrieverRun, tmp_path: Path) -> None:
+    """One process stops after its first epoch; two go on with the same global rows."""
+    model = RetrieverConfig(width=16, dropout=0.0, history=HistoryEncoderConfig(layers=1, heads=2, dropout=0.0))
+    data = replace(config.data, history=HistoryConfig(max_items=8))
+    one = replace(
+        config, model=model, data=data, tasks=["next_item"], runs=str(tmp_path), optim=OptimConfig(epochs=2),
+        trainer=TrainerConfig(accelerator="cpu", threads=1),
+    )  # fmt: skip
+    whole = weights_of(train_retriever(replace(one, name="whole")))
+    path = tmp_path / "config.yaml"
+    path.write_text(config_text(replace(one, name="stopped")))
+    stops = "from recsys.training import preemption as p, run; p.StopAtBoundary.on_train_epoch_end = stop"
+    stop = "def stop(self, trainer, module):\n    trainer.save_checkpoint(self.checkpoint)\n    raise SystemExit(9)\n"
+    start = f"import sys; from recsys.cli import main\n{stop}{stops}\nmain(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", start, "train", str(path)], check=False, capture_output=True)
+    command = [sys.executable, "-m", "recsys", "train", str(path), "--trainer.devices=2", "--resume=auto"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "goes on in another place" in found.stderr
+    resumed = weights_of(tmp_path / "stopped")
+    assert max(float((resumed[name] - weight).abs().max()) for name, weight in whole.items()) < 1e-3
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped/metrics.jsonl").read_text().splitlines()]
+    expected = [json.loads(line)["step"] for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert steps == expected
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
 @dataclass(frozen=True)

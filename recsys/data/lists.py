@@ -60,7 +60,7 @@ class CandidateLists:
         requests = join_requests([one for _, one in groups])
         lexical = source.get("lexical")
         more = [] if lexical is None else ["lexical_score"]
-        frame = _read_parts(folder, len(requests), len(data.catalogue), more)
+        frame = _read_parts(folder, source, len(requests), len(data.catalogue), more)
         counts = np.bincount(frame["request"].to_numpy(), minlength=len(requests))
         items, users = (_vectors(folder, name) for name in ("item_vectors", "user_vectors"))
         if len(items) != len(data.catalogue) or len(users) != len(requests):
@@ -117,14 +117,12 @@ def _source(folder: Path, data: Prepared) -> dict:
     return source
 
 
-def _read_parts(folder: Path, requests: int, items: int, more: list[str]) -> pl.DataFrame:
+def _read_parts(folder: Path, source: dict, requests: int, items: int, more: list[str]) -> pl.DataFrame:
     """All candidates, sorted by request and rank, with some columns `more`."""
-    paths = sorted(folder.glob("part-*.parquet"))
-    if not paths:
-        raise _incomplete(folder, "it has no part-*.parquet")
-    frame = pl.scan_parquet(paths).select("request", "rank", "item", "score", "label", *more).collect()
-    if len(frame) != Parts(folder, "").rows():
-        raise _incomplete(folder, "its parts do not hold the rows that its manifest.json names")
+    parts = Parts.read(folder)
+    if parts.rows() != source.get("rows"):
+        raise _incomplete(folder, f"its parts hold {parts.rows()} rows, and {source.get('rows')} were written")
+    frame = parts.frame().select("request", "rank", "item", "score", "label", *more).collect()
     inside = pl.col("request").is_between(0, requests - 1) & pl.col("item").is_between(0, items - 1)
     if not frame.select(inside.all()).item():
         raise _incomplete(folder, "its numbers of requests or items do not fit the data set")

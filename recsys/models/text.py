@@ -39,6 +39,7 @@ class TextEncoder(nn.Module):
         self.width = width
         self.max_tokens, self.pooling = config.max_tokens, config.pooling
         self.frozen = config.mode == "frozen"
+        self.compiled = False
         if self.frozen:
             self.requires_grad_(False)
         self.train()
@@ -66,6 +67,13 @@ class TextEncoder(nn.Module):
         if not (Path(folder) / "config.json").is_file():
             raise InputError(f"{folder} is no text model (no config.json); expected what TextEncoder.save wrote.")
         return cls.build(replace(config, model=str(folder), mode="frozen"), vocab_size=0)
+
+    def compile_model(self) -> None:
+        """Compile the text model for texts of any number and length; the names of its weights stay. Texts are no longer
+        packed: the lengths of a pack would be compiled in.
+        """
+        self.compiled = True
+        self.model.compile(dynamic=True)
 
     def save(self, folder: Path | str) -> None:
         """Write config.json and safetensors as `from_pretrained` reads them, adapters merged into the weights."""
@@ -102,7 +110,7 @@ class TextEncoder(nn.Module):
         like length are read together. The values are those of one padded batch up to rounding.
         """
         packs = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
-        if packs and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
+        if packs and not self.compiled and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
             return self._packed(batch)
         groups = min(_GROUPS, len(batch.ids) // _GROUP_ROWS)
         if groups < 2:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -67,6 +68,9 @@ class InferRun:
     """Replace an output that was made from other inputs."""
     part: int = 1024
     """Requests in one part of the output."""
+    shard: str | None = None
+    """I/N: of every N parts only the I-th, from 1 on (recommend, search): N processes share the work without knowing
+    of each other. The one that finds all parts there checks them and measures."""
     threads: int | None = None
     """CPU threads; null: all cores."""
     evaluate: bool = True
@@ -82,11 +86,24 @@ class InferRun:
                 raise InputError(f"{name} is {count}; expected at least 1.")
         if self.samples < 0:
             raise InputError(f"samples is {self.samples}; expected 0 or more.")
+        if self.shard is not None and self.overwrite:
+            remedy = "remove it first, or let one process without a shard begin"
+            raise InputError(
+                f"overwrite with shard {self.shard} would remove the output of the other shards; {remedy}."
+            )
+        self.share()
 
     @property
     def folder(self) -> Path:
         """Of this run."""
         return Path(self.runs) / self.name
+
+    def share(self) -> tuple[int, int]:
+        """Which of how many shards, from 0 on."""
+        found = re.fullmatch(r"(\d+)/(\d+)", self.shard or "1/1")
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise InputError(f"shard is {self.shard!r}; expected I/N with I from 1 to N, e.g. 1/8.")
+        return int(found[1]) - 1, int(found[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +138,8 @@ def run_stage(name: str, config: InferRun) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
         set_search_threads(config.threads)
+    if config.shard is not None and name not in ("recommend", "search"):
+        raise InputError(f"Stage {name!r} is not cut into shards; start it without --shard={config.shard}.")
     match name:
         case "candidates":
             return _candidates(config)
@@ -153,6 +172,8 @@ def _recommend(config: InferRun) -> Path:
     known = user_requests(cascade.data, SPLITS[until]).users if until in SPLITS and cascade.data.histories else users
     work = Work(key="user_id", ids=ids, rows=users, requests=requests, judged=known)
     written = _write_lists(config, cascade, work, folder)
+    if written is None:
+        return folder
     _keep_config(config)
     if config.evaluate and until in SPLITS and work.has_answers:
         baselines = evaluate_baselines(cascade, work.requests)
@@ -178,6 +199,8 @@ def _search(config: InferRun) -> Path:
     requests = search_requests(cascade.data, until)
     work = Work(key="query_id", ids=table[data.queries.id], rows=rows, requests=requests, judged=known)
     written = _write_lists(config, cascade, work, folder)
+    if written is None:
+        return folder
     if not (config.folder / "infer.yaml").is_file():
         _keep_config(config)
     if config.evaluate and until in SPLITS and work.has_answers:
@@ -201,7 +224,7 @@ def _output(config: InferRun, name: str) -> Path:
 
 def _keep_config(config: InferRun) -> None:
     """infer.yaml: what `Recommender.load` answers with."""
-    content = {**asdict(config), "overwrite": False}
+    content = {**asdict(config), "overwrite": False, "shard": None}
     write_atomic(config.folder / "infer.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
@@ -240,31 +263,42 @@ def _read_users(path: Path, key: str) -> pl.DataFrame:
     return frame
 
 
-def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -> Written:
-    """Make every part that is not there yet."""
+def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -> Written | None:
+    """Make this shard's parts that are not there yet; None while parts of other shards are missing."""
     if not len(work.rows):
         raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
     who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
     made_from = fingerprint(cascade.fingerprint, asdict(config.data.history), config.part, work.key, who)
     parts = Parts.open(folder, made_from, overwrite=config.overwrite)
-    todo = [number for number in range(-(-len(work.rows) // config.part)) if not parts.finished(number)]
+    pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
+    shard, shards = config.share()
+    todo = [number for number in range(shard, len(pieces), shards) if not parts.finished(number)]
     begin, funnel = time.perf_counter(), Funnel(cascade)
     for number in _progress(todo, f"{work.key.removesuffix('_id')} lists"):
-        rows = np.arange(number * config.part, min((number + 1) * config.part, len(work.rows)))
+        rows = pieces[number]
         requests = work.requests.take(rows)
         lists = cascade.recommend(requests, funnel)
-        parts.write(number, _frame(cascade, lists, work.ids.gather(rows), work.key))
+        parts.write(number, _frame(cascade, lists, work.ids.gather(rows), work.key), inputs=len(rows))
         funnel.add(lists, requests)
-    done = _finish(folder, parts, len(work.rows), time.perf_counter() - begin, made=bool(todo))
+    missing = len(pieces) - len(parts.finished_parts())
+    if missing > 0:
+        print(f"shard {config.shard}: done; {missing} of {len(pieces)} parts are left to others", file=sys.stderr)
+        return None
+    done = _finish(parts, work, pieces, time.perf_counter() - begin, made=bool(todo))
     print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {folder}", file=sys.stderr)
     return Written(parts=parts, seconds=done["seconds"], funnel=funnel)
 
 
-def _finish(folder: Path, parts: Parts, requests: int, seconds: float, *, made: bool) -> dict[str, Any]:
-    """DONE: that all parts are there, and how long the last of them took."""
-    path = folder / "DONE"
+def _finish(parts: Parts, work: Work, pieces: list[np.ndarray], seconds: float, *, made: bool) -> dict[str, Any]:
+    """DONE: that every request has its list once and nobody else has one, and how long the last parts took."""
+    path = parts.folder / "DONE"
     if made or not path.is_file():
-        write_atomic(path, json.dumps({"requests": requests, "rows": parts.rows(), "seconds": seconds}))
+        rows = parts.audit([len(piece) for piece in pieces])
+        for number, piece in enumerate(pieces):
+            found = pl.read_parquet(parts.path(number), columns=[work.key, "rank"])
+            if found.is_duplicated().any() or not found[work.key].is_in(work.ids.gather(piece).implode()).all():
+                raise InputError(f"{parts.path(number)} repeats a row, or answers others than it should; remove it.")
+        write_atomic(path, json.dumps({"requests": len(work.rows), "rows": rows, "seconds": seconds}))
     return json.loads(path.read_text())
 
 

@@ -78,6 +78,7 @@ def write_candidates(
         _save(folder / "item_vectors.npy", items)
         _save(folder / "user_vectors.npy", users)
         source = {"retriever": str(retriever.folder), "data": retriever.data.hash, "tasks": tasks, "top_k": top_k}
+        source["rows"] = parts.rows()
         source |= {} if hybrid is None else {"lexical": hybrid.settings}
         write_atomic(folder / "source.json", json.dumps(source))
     return sum(len(requests) for _, requests in groups)

@@ -6,10 +6,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+
+_BELOW = 5000  # ports
 
 
 def processes() -> int:
@@ -92,6 +103,27 @@ def highest(number: int, device: torch.device) -> int:
     return int(found)
 
 
+def lowest_of_job(number: int) -> int:
+    """The lowest number of all processes that SLURM or torchrun started, told before Lightning brings them together.
+
+    Processes that Lightning starts itself are on this machine and would say the same.
+    """
+    kinds: list[type[ClusterEnvironment]] = [SLURMEnvironment, TorchElasticEnvironment]
+    kind = next((one for one in kinds if one.detect()), None)
+    job = None if kind is None else kind()
+    if job is None or job.world_size() == 1:
+        return number
+    port = job.main_port - _BELOW  # the main port itself is for the training
+    store = dist.TCPStore(job.main_address, port, job.world_size(), job.global_rank() == 0)
+    store.set(str(job.global_rank()), str(number))
+    lowest = min(int(store.get(str(rank))) for rank in range(job.world_size()))
+    if store.add("read", 1) == job.world_size():
+        store.set("all", "")
+    if job.global_rank() == 0:
+        store.wait(["all"])  # the store is gone with the process that holds it
+    return lowest
+
+
 def sum_over_processes(value: Tensor) -> Tensor:
     """The sum of a tensor, without gradient."""
     total = value.detach().clone()
@@ -115,7 +147,7 @@ def average_gradients(weights: Iterable[nn.Parameter]) -> None:
         return
     kinds: dict[torch.dtype, list[nn.Parameter]] = {}
     for weight in weights:
-        if weight.requires_grad:
+        if weight.requires_grad and not isinstance(weight, DTensor):  # a sharded weight's gradient is averaged already
             weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             kinds.setdefault(weight.dtype, []).append(weight)
     for same in kinds.values():
@@ -125,6 +157,51 @@ def average_gradients(weights: Iterable[nn.Parameter]) -> None:
         flat /= processes()
         for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
+
+
+def shard_layers(encoder: nn.Module, mesh: DeviceMesh) -> None:
+    """Keep each weight of a text model on one process alone (FSDP2), gathered layer by layer when it is needed.
+
+    Every process has to call the model equally often, forward and backward.
+    """
+    if isinstance(encoder, FSDPModule):
+        return
+    layers = [layer for part in encoder.modules() if isinstance(part, nn.ModuleList) for layer in part]
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(encoder, mesh=mesh)
+
+
+def hold_layers(encoder: nn.Module, *, whole: bool) -> None:
+    """Gather a sharded model for as long as processes call it unequally often; or give it back."""
+    for part in encoder.modules():
+        if isinstance(part, FSDPModule):
+            part.set_reshard_after_forward(not whole, recurse=False)
+            _ = part.unshard() if whole else part.reshard()
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The state of a model, gathered from all processes where it is sharded; empty then on all but the first."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+
+
+def load_state(model: nn.Module, state: dict[str, Any]) -> None:
+    """Give each process its part of a state that all of them have."""
+    set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a weight is on several processes."""
+    return any(isinstance(weight, DTensor) for weight in model.parameters())
+
+
+def clip_gradients(weights: Iterable[nn.Parameter], most: float) -> None:
+    """Scale all gradients so that their norm together is at most `most`; some are whole here, some are sharded."""
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    norms = [grad.norm() for grad in grads]
+    total = torch.stack([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]).norm()
+    for grad in grads:
+        grad.mul_((most / (total + 1e-6)).clamp(max=1.0))
 
 
 def _gather(value: Tensor) -> Tensor:

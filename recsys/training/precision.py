@@ -7,18 +7,26 @@ from typing import Literal
 import torch
 
 from recsys.errors import InputError
+from recsys.training.distributed import lowest_of_job
 
-Resolved = Literal["32-true", "bf16-mixed", "16-mixed"]
+Resolved = Literal["32-true", "16-mixed", "bf16-mixed"]
+LEAST_FIRST: tuple[Resolved, ...] = ("32-true", "16-mixed", "bf16-mixed")
 
 
 def resolve_precision(wanted: Literal["auto"] | Resolved, accelerator: str) -> Resolved:
     """Lightning's name of a precision: `wanted`, or for "auto" the fastest that the chip really has.
 
     That is bf16-mixed on a GPU or CPU with bfloat16 units, else 16-mixed on a GPU, else 32-true. Emulated bfloat16 does
-    not count: torch runs it everywhere, on a CPU without the units many times slower than float32.
+    not count: torch runs it everywhere, on a CPU without the units many times slower than float32. Where a job has
+    several machines, all take what the least of them has.
     """
     if wanted != "auto":
         return wanted
+    return LEAST_FIRST[lowest_of_job(LEAST_FIRST.index(_fastest(accelerator)))]
+
+
+def _fastest(accelerator: str) -> Resolved:
+    """That this machine's chip has."""
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     chip = torch.cpu.get_capabilities()

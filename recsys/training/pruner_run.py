@@ -78,6 +78,8 @@ class PrunerRun(RunConfig):
     """Which candidates are kept, where inference does not say otherwise."""
 
     def __post_init__(self) -> None:
+        if self.trainer.strategy == "fsdp":
+            raise InputError("trainer.strategy 'fsdp' is for a retriever's encoder; set it to auto.")
         if self.sampled < 1:
             raise InputError(f"sampled is {self.sampled}; a list needs at least 1 candidate beside the right ones.")
         if not 0 <= self.calibrate <= 0.9:

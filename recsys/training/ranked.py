@@ -6,11 +6,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.per_request import RequestValues
+from recsys.training.distributed import clip_gradients, is_sharded, shard_layers
 from recsys.training.frozen import drop_frozen, restore_frozen
 from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
 
@@ -32,6 +34,18 @@ class RankedTraining(LightningModule):
         """One RequestValues for each of `valid`, once they are to be kept."""
         self.requests: dict[str, dict[str, np.ndarray]] = {}
         """What they held after the last validation, by name."""
+
+    def configure_model(self) -> None:
+        """Lightning's place to shard a model; called before every loop."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard_layers(self.model.text.model, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
+        """By the norm of all gradients."""
+        if gradient_clip_val and is_sharded(self.model):
+            clip_gradients(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, "norm")
 
     def metric(self, place: int) -> RankingMetrics:
         """The measures of `valid[place]`."""

@@ -18,6 +18,8 @@ from recsys.training.distributed import (
     average_gradients,
     first_process,
     gather_pool,
+    hold_layers,
+    is_sharded,
     leave_gradients_alone,
     processes,
     share_of_loss,
@@ -92,6 +94,7 @@ class RetrieverTraining(RankedTraining):
 
     def training_step(self, batch: RetrieverBatch, _: int) -> Tensor:
         batch = batch if self.loss.cached is None else self._with_cached_texts(batch, self.loss.cached)
+        batch = _with_queries(batch) if is_sharded(self.model) else batch
         items = self.model.encode_items(self.catalogue if batch.items is None else batch.items)
         users = self.model.encode_users(batch.users, items)[batch.row, batch.step]
         loss = self._loss(users, self._pool(batch, items), batch)
@@ -143,12 +146,11 @@ class RetrieverTraining(RankedTraining):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         super().backward(loss, *args, **kwargs)
-        if self.loss.cached is None:
-            return
         for one in self.cached:
             one.backward(self.trainer.precision_plugin.train_step_context)
         self.cached = []
-        average_gradients(self.model.parameters())
+        if self.loss.cached is not None or is_sharded(self.model):
+            average_gradients(self.model.parameters())
 
     def _products(self) -> torch.dtype:
         """Of the score products."""
@@ -159,6 +161,8 @@ class RetrieverTraining(RankedTraining):
                 return getattr(torch, named)
 
     def on_validation_epoch_start(self) -> None:
+        if is_sharded(self.model):
+            hold_layers(self.model, whole=True)
         self.item_vectors = encode_catalogue(self.model, self.catalogue.to(self.device))
 
     def validation_step(self, batch: EvaluationBatch, _: int, dataloader_idx: int = 0) -> None:
@@ -171,6 +175,16 @@ class RetrieverTraining(RankedTraining):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         self.item_vectors = None
+        if is_sharded(self.model):
+            hold_layers(self.model, whole=False)
+
+
+def _with_queries(batch: RetrieverBatch) -> RetrieverBatch:
+    """The same batch with query texts, if only none of them: a sharded encoder is called equally often everywhere."""
+    if batch.users.query_text is not None or batch.items is None:
+        return batch
+    none = batch.row.new_zeros((0, 1))
+    return replace(batch, users=replace(batch.users, query_text=TextBatch(ids=none, mask=none.bool())))
 
 
 def _negatives(pool: Pool, masked: Tensor) -> str:

@@ -27,7 +27,7 @@ from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_requests, add_stage, stage_name
 from recsys.tables import DataConfig
-from recsys.training.distributed import first_process
+from recsys.training.distributed import first_process, is_sharded, whole_state
 from recsys.training.retriever import LossConfig, RetrieverTraining
 from recsys.training.run import (
     RunConfig,
@@ -72,6 +72,10 @@ class RetrieverRun(RunConfig):
             raise InputError(f"negatives.kind 'all' with a trained encoder {reason}; set negatives.kind: batch.")
         if self.loss.cached is not None and not trained_text:
             raise InputError("loss.cached is for a text encoder that is trained; set model.text.mode: full or lora.")
+        if self.trainer.strategy == "fsdp" and (self.loss.cached is not None or not trained_text):
+            found = "does not go with loss.cached" if trained_text else "shares out a text encoder that is trained"
+            remedy = "use trainer.strategy: auto" if trained_text else "set model.text.mode: full"
+            raise InputError(f"trainer.strategy 'fsdp' {found}; {remedy}.")
         if not 0 <= self.history_dropout < 1:
             raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
@@ -98,7 +102,8 @@ def train_retriever(config: RetrieverRun) -> Path:
     begin, monitor = time.perf_counter(), f"{next(iter(valid), 'valid')}/ndcg@10"
     trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     seconds = time.perf_counter() - begin
-    publish_model(config.folder, partial(_export, model, data, tokenizer))
+    made = model if not is_sharded(model) else _gathered(model, build(config, data)[1])
+    publish_model(config.folder, partial(_export, made, data, tokenizer))
     if valid:
         module.keep_requests([len(one) for one in valid.values()])
     for name, values in (evaluate(trainer, module, loaders) if valid else {}).items():
@@ -192,6 +197,14 @@ def evaluate(trainer: Trainer, module: RetrieverTraining, data: DataModule) -> d
     """Full-ranking metrics of the module's present weights, by validation set."""
     trainer.validate(module, datamodule=data, verbose=False)
     return module.results
+
+
+def _gathered(sharded: Retriever, model: Retriever) -> Retriever:
+    """`model` with the weights of the sharded one, on the first process."""
+    state = whole_state(sharded)
+    if state:
+        model.load_state_dict(state)
+    return model
 
 
 def _export(model: Retriever, data: Prepared, tokenizer: PreTrainedTokenizerFast | None, folder: Path) -> None:

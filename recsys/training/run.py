@@ -24,12 +24,13 @@ from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
-from recsys.training.distributed import first_process
+from recsys.training.distributed import first_process, load_state
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
 from recsys.training.precision import Resolved, check_gpus, resolve_precision
@@ -42,6 +43,9 @@ CHECKPOINTS = ("last.ckpt", "previous.ckpt")
 LAST = Path("checkpoints") / CHECKPOINTS[0]
 WRITTEN = ("metrics.jsonl", "speed.jsonl", "results.json", "requests.parquet", "samples.json", WANDB_ID)
 """Files that a run that starts anew does not inherit."""
+
+PLACE = ("accelerator", "devices", "nodes", "strategy", "threads", "compile")
+"""Keys of `trainer` that change the last bits at most, not what is learnt."""
 
 NOT_FOR_USERS = (
     r".*LeafSpec.*is deprecated",
@@ -66,6 +70,10 @@ class TrainerConfig:
     """Processes on each node, one for each GPU."""
     nodes: int = 1
     """Machines."""
+    strategy: Literal["auto", "fsdp"] = "auto"
+    """auto: every process has the whole model (DDP). fsdp: the text encoder's weights, gradients and Adam's moments are
+    shared out, for an encoder that is trained in full and too large for a card; validation gathers its weights.
+    Tested with two processes on CPUs in float32."""
     precision: Literal["auto"] | Resolved = "32-true"
     """Of the training steps; validation is computed in float32, as inference is. auto: bf16-mixed where the chip has
     it in hardware, else 16-mixed on a GPU, else 32-true; the run's config.yaml names what it was."""
@@ -79,6 +87,8 @@ class TrainerConfig:
     """Which weights become the run's model: those of the last step, or of the best validation."""
     accumulate: int = 1
     """Batches whose gradients are summed before a step."""
+    compile: bool = False
+    """Compile the text encoder (torch.compile, shapes dynamic): minutes at the start, faster steps on a GPU."""
 
     def __post_init__(self) -> None:
         names = ("devices", "nodes", "check_every", "accumulate", "save_every")
@@ -133,7 +143,7 @@ def check_run(config: RunConfig) -> Path | None:
         if checkpoint is None and config.resume != "auto":
             place = folder / LAST.parent
             raise InputError(f"Nothing to resume: {place} holds no whole checkpoint. Start the run without --resume.")
-        if saved.is_file() and saved.read_text() != config_text(config):
+        if saved.is_file() and _learning(saved.read_text()) != _learning(config_text(config)):
             remedy = "resume with the same values, or choose another --name"
             raise InputError(f"{folder} was started with another config ({saved}); {remedy}.")
         return checkpoint
@@ -142,6 +152,13 @@ def check_run(config: RunConfig) -> Path | None:
         resume = "Go on with --resume=true, replace" if (folder / LAST).is_file() else "Replace"
         raise InputError(f"{folder} holds {state}. {resume} it with --overwrite=true, or choose another --name.")
     return None
+
+
+def _learning(text: str) -> dict[str, Any]:
+    """A config without what says where the work is done: a run may go on elsewhere, on more processes or fewer."""
+    content = yaml.safe_load(text)
+    content["trainer"] = {name: value for name, value in content["trainer"].items() if name not in PLACE}
+    return content
 
 
 def is_done(config: RunConfig) -> bool:
@@ -171,6 +188,12 @@ def newest_checkpoint(folder: Path, every: int) -> Path | None:
 def open_run(config: RunConfig) -> Path | None:
     """Make the run's folder, or find what to resume: as `check_run`, but what an older run left is removed."""
     folder, checkpoint = config.folder, check_run(config)
+    if checkpoint is not None and first_process() and (folder / "config.yaml").read_text() != config_text(config):
+        rank_zero_warn(
+            f"{folder} goes on in another place (devices, nodes, threads or accelerator differ): it continues with the "
+            "same global rows, but sums are made in another order and dropout draws anew, so that bits may differ."
+        )
+        write_atomic(folder / "config.yaml", config_text(config))
     if checkpoint is None and first_process():
         with disk_errors(folder):
             for old in (STARTED, DONE, *WRITTEN):
@@ -250,13 +273,16 @@ def fit(
         *([best] if validates else []),
         stop,
     ]
+    text = getattr(module.model, "text", None)
+    if config.trainer.compile and text is not None:
+        text.compile_model()
     with disk_errors(folder):
         trainer = make_trainer(config, callbacks)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     if config.trainer.export == "best":
         content = read_checkpoint(Path(best.best_model_path))
         module.on_load_checkpoint(content)
-        module.load_state_dict(content["state_dict"])
+        load_state(module, content["state_dict"])
     return trainer
 
 
@@ -265,12 +291,21 @@ def make_trainer(config: RunConfig, callbacks: Sequence[Callback]) -> Trainer:
     loggers = make_loggers(config.track, config.folder, yaml.safe_load(config_text(config)))
     return Trainer(
         accelerator=config.trainer.accelerator, devices=config.trainer.devices, num_nodes=config.trainer.nodes,
+        strategy=strategy_of(config.trainer),
         precision=resolve_precision(config.trainer.precision, config.trainer.accelerator),
         max_epochs=config.optim.epochs, gradient_clip_val=config.optim.clip,
         accumulate_grad_batches=config.trainer.accumulate, check_val_every_n_epoch=config.trainer.check_every,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=loggers, log_every_n_steps=config.track.every,
         callbacks=list(callbacks), enable_progress_bar=False, enable_model_summary=False, plugins=_plugins(),
     )  # fmt: skip
+
+
+def strategy_of(config: TrainerConfig) -> str | ModelParallelStrategy:
+    """What Lightning is to use."""
+    if config.strategy == "auto":
+        return "auto"
+    count = config.devices * config.nodes
+    return ModelParallelStrategy(data_parallel_size=count, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
 
 def _plugins() -> list[Any]:

@@ -156,8 +156,8 @@ def other_tasks(folder):
         (shutil.rmtree, "no source.json"),
         (other_data, "other tables or roles"),
         (other_tasks, "do not fit"),
-        (lambda folder: (folder / "part-00001.parquet").unlink(), "manifest"),
-        (lambda folder: [path.unlink() for path in folder.glob("part-*")], "no part"),
+        (lambda folder: (folder / "part-00001.parquet").unlink(), "were written"),
+        (lambda folder: [path.unlink() for path in folder.glob("part-*")], "0 rows"),
         (lambda folder: np.save(folder / "user_vectors.npy", np.zeros((3, 8), np.float32)), "another number"),
     ],
 )

@@ -39,7 +39,7 @@ def write_users(path: Path, users: list[str | None], column: str = "user_id") ->
 def test_every_user_gets_a_list_in_parts(journey, tmp_path):
     folder = run_stage("recommend", journey.infer(output=tmp_path))
     assert folder == tmp_path / "infer/recommendations"
-    assert [path.name for path in sorted(folder.glob("part-*"))] == [f"part-0000{n}.parquet" for n in range(3)]
+    assert [path.name for path in sorted(folder.glob("part-*.parquet"))] == [f"part-0000{n}.parquet" for n in range(3)]
     frame = lists(folder)
     assert frame.columns == COLUMNS
     assert frame["user_id"].unique(maintain_order=True).to_list() == [f"u{user:03d}" for user in range(40)]
@@ -151,10 +151,10 @@ def test_a_run_goes_on_from_its_last_part_and_gives_identical_bytes(journey, tmp
     whole = run_stage("recommend", journey.infer(output=tmp_path / "whole"))
     written = run.Parts.write
 
-    def stop_after_the_first(parts: run.Parts, number: int, frame: pl.DataFrame) -> None:
+    def stop_after_the_first(parts: run.Parts, number: int, frame: pl.DataFrame, inputs: int) -> None:
         if number:
             raise KeyboardInterrupt
-        written(parts, number, frame)
+        written(parts, number, frame, inputs)
 
     monkeypatch.setattr(run.Parts, "write", stop_after_the_first)
     with pytest.raises(KeyboardInterrupt):
@@ -163,12 +163,52 @@ def test_a_run_goes_on_from_its_last_part_and_gives_identical_bytes(journey, tmp
     broken = tmp_path / "broken/infer/recommendations"
     assert not (broken / "DONE").exists()
     made = []
-    monkeypatch.setattr(run.Parts, "write", lambda *call: (made.append(call[1]), written(*call)))
+    monkeypatch.setattr(run.Parts, "write", lambda *call, **more: (made.append(call[1]), written(*call, **more)))
     run_stage("recommend", journey.infer(output=tmp_path / "broken"))
     assert made == [1, 2]
     assert contents(broken) == contents(whole)
     run_stage("recommend", journey.infer(output=tmp_path / "broken"))
     assert made == [1, 2]
+
+
+def test_shards_share_the_parts_and_the_last_one_measures(journey, tmp_path):
+    whole = run_stage("recommend", journey.infer(output=tmp_path / "whole"))
+    shared = tmp_path / "shared/infer"
+    run_stage("recommend", journey.infer("--shard=2/2", output=tmp_path / "shared"))
+    assert [path.name for path in sorted(shared.glob("*/part-*.parquet"))] == ["part-00001.parquet"]
+    assert not (shared / "results.json").exists()
+    run_stage("recommend", journey.infer("--shard=1/2", output=tmp_path / "shared"))
+    assert contents(shared / "recommendations") == contents(whole)
+    expected, found = (json.loads((folder / "results.json").read_text()) for folder in (whole.parent, shared))
+    assert [one["metrics"] for one in expected["stages"]] == [one["metrics"] for one in found["stages"]]
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b"])
+def test_a_shard_that_is_none_is_refused(journey, tmp_path, shard):
+    with pytest.raises(InputError, match="expected I/N"):
+        journey.infer(f"--shard={shard}", output=tmp_path)
+
+
+def test_a_shard_removes_nothing_and_not_every_stage_has_shards(journey, tmp_path):
+    with pytest.raises(InputError, match="would remove the output of the other shards"):
+        journey.infer("--shard=1/2", "--overwrite=true", output=tmp_path)
+    with pytest.raises(InputError, match="not cut into shards"):
+        run_stage("candidates", journey.infer("--shard=1/2", output=tmp_path))
+
+
+def test_a_part_that_was_damaged_is_found_and_made_again(journey, tmp_path):
+    whole = run_stage("recommend", journey.infer(output=tmp_path / "whole"))
+    folder = run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    (folder / "DONE").unlink()
+    path = folder / "part-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="part 1 was not what had been written"):
+        run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    assert not (folder / "DONE").exists()
+    run_stage("recommend", journey.infer(output=tmp_path / "broken"))
+    assert contents(folder) == contents(whole)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_part(journey, tmp_path, monkeypatch):
@@ -185,7 +225,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_part(journey, tmp_path, 
         run_stage("recommend", journey.infer(output=tmp_path))
     folder = tmp_path / "infer/recommendations"
     assert full
-    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "part-00000.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "part-00000.json", "part-00000.parquet"]
     monkeypatch.undo()
     run_stage("recommend", journey.infer(output=tmp_path))
     assert (folder / "DONE").is_file()

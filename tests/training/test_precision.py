@@ -1,5 +1,10 @@
 """What `precision: auto` makes of a chip."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,6 +40,28 @@ def test_auto_takes_what_the_chip_has_in_hardware(monkeypatch, gpu, units, accel
 
 def test_this_machines_own_answer_is_a_precision_of_lightning():
     assert resolve_precision("auto", "auto") in ("bf16-mixed", "16-mixed", "32-true")
+
+
+SAYS = """
+import os, sys
+from recsys.training import precision
+
+precision._fastest = lambda accelerator: ("bf16-mixed", "16-mixed", "bf16-mixed")[int(os.environ["RANK"])]
+print(precision.resolve_precision("auto", "auto"))
+"""
+
+
+def test_all_processes_of_a_job_take_what_the_least_of_them_has():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1] + 5000  # the processes meet below the main port
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "x"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", SAYS], env={**os.environ, **job, "RANK": rank}, stdout=subprocess.PIPE)
+        for rank in "012"
+    ]
+    assert [rank.communicate(timeout=120)[0] for rank in ranks] == [b"16-mixed\n"] * 3
+    assert [rank.returncode for rank in ranks] == [0, 0, 0]
 
 
 CU128 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]

@@ -1,5 +1,6 @@
 """The text encoder: pooling, the three modes, and what it writes."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +273,22 @@ def test_code_in_a_model_folder_is_not_run(folder: str, tmp_path: Path):
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
     with pytest.raises(InputError, match="no text model"):
         TextEncoder.load(tmp_path, TINY)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_has_the_vectors_and_gradients_of_a_plain_one():
+    config = TextConfig(model="config:", mode="full", layers=1, width=16, heads=2, max_tokens=16)
+    torch.manual_seed(0)
+    plain = TextEncoder.build(config, vocab_size=50).eval()
+    compiled = copy.deepcopy(plain)
+    compiled.compile_model()
+    for count, length in ((4, 7), (9, 12)):
+        ids = torch.randint(1, 50, (count, length))
+        texts = TextBatch(ids=ids, mask=torch.arange(length) < torch.randint(1, length, (count, 1)))
+        expected, found = plain(texts), compiled(texts)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        expected.square().sum().backward()
+        found.square().sum().backward()
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-3)

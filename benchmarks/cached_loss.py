@@ -40,7 +40,8 @@ def step(encoder: TextEncoder, queries: TextBatch, items: TextBatch, chunk: int)
     sides = []
     for texts in (queries, items):
         order = cut_chunks(texts.mask.sum(1), rows=chunk, tokens=None)
-        sides.append((encode_in_chunks(encoder, [texts.take(rows) for rows in order], texts.ids.device), order))
+        chunks, sizes = [texts.take(rows) for rows in order], list(map(len, order))
+        sides.append((encode_in_chunks(encoder, chunks, sizes, texts.ids.device), order))
     users, columns = (
         torch.nn.functional.normalize(made.vectors[torch.cat(order).argsort()], dim=-1) for made, order in sides
     )

@@ -7,6 +7,7 @@ chunk exist at a time. The price is a second forward pass. Dropout is the same i
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -37,24 +38,31 @@ class CachedVectors:
         _set_random_state(now, self.vectors.device)
 
 
-def encode_in_chunks(encode: Callable[[Any], Tensor], chunks: Sequence[Any], device: torch.device) -> CachedVectors:
+def encode_in_chunks(
+    encode: Callable[[Any], Tensor], chunks: Sequence[Any], sizes: Sequence[int], device: torch.device
+) -> CachedVectors:
     """Encode chunks, at least one, one after the other, keeping vectors alone.
+
+    Vectors and random states have one piece of memory each: small pieces, made between the large ones of an encoder's
+    activations, would keep an allocator from giving those back.
 
     Args:
         encode: a chunk -> [n, W]; its randomness is that of `device`'s default generators.
         chunks: whatever `encode` takes.
+        sizes: n of each chunk.
         device: where the vectors are.
     """
-    states: list[tuple[Tensor, ...]] = []
-    found: list[Tensor] = []
+    states = [one.new_empty((len(chunks), len(one))) for one in _random_state(device)]
+    vectors = torch.empty(0)
     with torch.no_grad():
-        for chunk in chunks:
-            states.append(_random_state(device))
-            found.append(encode(chunk))
-    vectors = torch.cat(found).requires_grad_()
-    return CachedVectors(
-        vectors=vectors, encode=encode, chunks=chunks, sizes=[len(one) for one in found], states=states
-    )
+        for number, (chunk, end) in enumerate(zip(chunks, accumulate(sizes), strict=True)):
+            for kept, state in zip(states, _random_state(device), strict=True):
+                kept[number] = state
+            found = encode(chunk)
+            vectors = vectors if number else found.new_empty((sum(sizes), found.shape[1]))
+            vectors[end - len(found) : end] = found
+    replayed = list(zip(*states, strict=True))
+    return CachedVectors(vectors=vectors.requires_grad_(), encode=encode, chunks=chunks, sizes=sizes, states=replayed)
 
 
 def cut_chunks(lengths: Tensor, *, rows: int | None, tokens: int | None) -> list[Tensor]:
@@ -80,6 +88,6 @@ def _random_state(device: torch.device) -> tuple[Tensor, ...]:
 
 
 def _set_random_state(state: tuple[Tensor, ...], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
+    torch.set_rng_state(state[0].clone())  # torch reads from the start of the memory, whatever part of it is meant
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
+        torch.cuda.set_rng_state(state[1].clone(), device)

@@ -140,7 +140,8 @@ class RetrieverTraining(RankedTraining):
         encoder = self.model.text
         assert encoder is not None
         order = cut_chunks(texts.mask.sum(1), rows=config.rows, tokens=config.tokens)
-        made = encode_in_chunks(encoder, [texts.take(rows) for rows in order], texts.ids.device)
+        chunks, sizes = [texts.take(rows) for rows in order], list(map(len, order))
+        made = encode_in_chunks(encoder, chunks, sizes, texts.ids.device)
         self.cached.append(made)
         return made.vectors[torch.cat(order).argsort()]
 

@@ -26,7 +26,7 @@ def test_the_gradient_of_chunks_with_dropout_is_that_of_the_same_draws_kept():
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 3)).double()
     chunks = list(torch.randn(7, 5, dtype=torch.float64).split(3))
     torch.manual_seed(1)
-    cached = encode_in_chunks(model, chunks, torch.device("cpu"))
+    cached = encode_in_chunks(model, chunks, list(map(len, chunks)), torch.device("cpu"))
     assert all(weight.grad is None for weight in model.parameters())
     (cached.vectors @ cached.vectors.T).logsumexp(1).sum().backward()
     after = torch.get_rng_state()
@@ -42,5 +42,5 @@ def test_the_gradient_of_chunks_with_dropout_is_that_of_the_same_draws_kept():
 
 def test_vectors_that_no_loss_has_used_leave_the_weights_without_gradient():
     model = torch.nn.Linear(2, 2)
-    encode_in_chunks(model, [torch.ones(1, 2)], torch.device("cpu")).backward()
+    encode_in_chunks(model, [torch.ones(1, 2)], [1], torch.device("cpu")).backward()
     assert model.weight.grad is None

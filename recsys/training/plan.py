@@ -1,7 +1,8 @@
 """What a training will need, told before it is submitted: memory, hours, negatives, data, the line to submit it by.
 
 Nothing is guessed that can be measured here: two small batches of the real data go through the real model, in float32,
-and what they save for the backward pass and how many operations they are is carried over to the config's own batch.
+and what they save for the backward pass and how many operations they are is carried over, by tokens, to the config's
+own batch.
 """
 
 import math
@@ -90,6 +91,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe:
+    work: int
     saved: float  # bytes for the backward pass
     flops: float
 
@@ -107,16 +109,18 @@ def plan(config: RunConfig, module: RankedTraining, rows: Rows, machines: Machin
     few, many = (_probe(module, rows.assemble(_draw(typical, count))) for count in PROBES)
     local = size // world
 
-    def carried(name: str, count: float) -> float:
-        slope = (getattr(many, name) - getattr(few, name)) / (PROBES[1] - PROBES[0])
-        return max(getattr(few, name) + slope * (count - PROBES[0]), 0.0)
-
     whole: Any = rows.assemble(Draw(epoch=0, number=0, rows=typical))
     mine = rows.assemble(Draw(epoch=0, number=0, rows=typical[:local]))  # the longest texts
+    spread = rows.assemble(Draw(epoch=0, number=0, rows=typical[::world]))
+
+    def carried(name: str, batch: Any) -> float:
+        slope = (getattr(many, name) - getattr(few, name)) / max(many.work - few.work, 1)
+        return max(getattr(few, name) + slope * (batch.tokens - few.work), 0.0)
+
     columns = None if getattr(whole, "item", None) is None else len(whole.item)
     return Plan(
-        memory={**_states(module.model, world), "activations": carried("saved", local) + _chunk(module, mine)},
-        flops=carried("flops", local) * world, negatives=None if columns is None else columns - 1,
+        memory={**_states(module.model, world), "activations": carried("saved", mine) + _chunk(module, mine)},
+        flops=carried("flops", spread) * world, negatives=None if columns is None else columns - 1,
         steps=config.optim.epochs * math.ceil(len(batches) / config.trainer.accumulate),
         batch_bytes=_bytes(mine),
     )  # fmt: skip
@@ -135,7 +139,7 @@ def _states(model: nn.Module, world: int) -> dict[str, float]:
     return {"weights": float(every), "gradients": float(trained), "Adam": 2.0 * trained, **buckets}
 
 
-def _probe(module: Any, batch: Batch) -> _Probe:
+def _probe(module: Any, batch: Any) -> _Probe:
     """Forward and backward of one small batch: operations, and the distinct tensors that are kept between the two."""
     module.train()
     module.told = True
@@ -146,7 +150,7 @@ def _probe(module: Any, batch: Batch) -> _Probe:
         for one in getattr(module, "cached", []):
             one.backward()
     module.zero_grad(set_to_none=True)
-    return _Probe(saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
+    return _Probe(work=batch.tokens, saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
 
 
 @contextmanager

@@ -215,6 +215,7 @@ def test_an_encoder_that_two_processes_share_out_trains_to_the_weights_of_a_whol
         assert rank["fsdp"][1] == alone
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes_and_says_so(config: RetrieverRun, tmp_path: Path) -> None:
     """One process stops after its first epoch; two go on with the same global rows."""
     model = RetrieverConfig(width=16, dropout=0.0, history=HistoryEncoderConfig(layers=1, heads=2, dropout=0.0))

@@ -51,6 +51,7 @@ print(precision.resolve_precision("auto", "auto"))
 """
 
 
+@pytest.mark.slow
 def test_all_processes_of_a_job_take_what_the_least_of_them_has():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

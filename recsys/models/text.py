@@ -26,6 +26,8 @@ _GROUPS, _GROUP_ROWS = 4, 8
 """Groups of like length that a batch is read in, at most, and rows that a group has, at least."""
 _WASTE = 1.15
 """Padded tokens for each real one from which on packing is faster than one padded call."""
+_WIDE = 128
+"""Width from which on packing is faster than groups: below it, a token's products are too small to pay for the cut."""
 
 
 class TextEncoder(nn.Module):
@@ -109,9 +111,9 @@ class TextEncoder(nn.Module):
         """[q, W] float32: the mean over the real tokens, or the first token's state.
 
         Little is computed for padding: on a CPU texts of unlike length are packed, elsewhere (where many short calls
-        are slow) those of like length are read together. The values are those of one padded batch up to rounding.
+        are slow, or the model is narrow) those of like length are read together. The values are those of one padded batch up to rounding.
         """
-        packs = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
+        packs = self.model.config._attn_implementation == ATTENTION and self.width >= _WIDE  # any other reads across texts
         if packs and not self.compiled and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
             lengths = batch.mask.sum(1)
             wasteful = len(lengths) * int(lengths.max()) > _WASTE * int(lengths.sum())

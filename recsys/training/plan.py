@@ -32,8 +32,8 @@ GPUS = {
 """GiB of memory, and TFLOP/s of dense half-precision products by the maker's data sheet."""
 EFFICIENCY = 0.3
 """Share of these that a training reaches, unless --efficiency says what was measured."""
-PROBES = (4, 8)  # rows of the two small batches
-_TRIES, _RATE = 60, 2e-3
+PROBES = (32, 64)  # rows of the two small batches: enough to be read in groups, as a whole batch is
+_TRIED, _TRIES, _RATE = 8, 60, 2e-3
 _GIB = 2**30
 
 
@@ -193,7 +193,7 @@ def _bytes(batch: Any) -> float:
 
 def overfit(module: Any, rows: Rows) -> tuple[float, float]:
     """The loss of one small batch before and after learning from it alone."""
-    batch = rows.assemble(_draw(np.flatnonzero(rows.groups() == rows.groups()[0]), PROBES[1]))
+    batch = rows.assemble(_draw(np.flatnonzero(rows.groups() == rows.groups()[0]), _TRIED))
     module.train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer, losses = torch.optim.AdamW(weights, lr=_RATE), []

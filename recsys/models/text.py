@@ -44,6 +44,8 @@ class TextEncoder(nn.Module):
         self.max_tokens, self.pooling = config.max_tokens, config.pooling
         self.frozen = config.mode == "frozen"
         self.compiled = False
+        self.max_groups = _GROUPS
+        """Calls of the model that one batch may take; 1 where all processes must call it equally often."""
         if self.frozen:
             self.requires_grad_(False)
         self.train()
@@ -118,7 +120,7 @@ class TextEncoder(nn.Module):
             lengths = batch.mask.sum(1)
             wasteful = len(lengths) * int(lengths.max()) > _WASTE * int(lengths.sum())
             return self._packed(batch) if wasteful else self._pooled(batch.take(torch.arange(len(lengths))))
-        groups = min(_GROUPS, len(batch.ids) // _GROUP_ROWS)
+        groups = min(self.max_groups, len(batch.ids) // _GROUP_ROWS)
         if groups < 2:
             return self._pooled(batch)
         lengths = batch.mask.sum(1)

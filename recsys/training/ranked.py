@@ -38,7 +38,9 @@ class RankedTraining(LightningModule):
     def configure_model(self) -> None:
         """Lightning's place to shard a model; called before every loop."""
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard_layers(cast(Any, self.model).text.model, self.trainer.strategy.device_mesh["data_parallel"])
+            text = cast(Any, self.model).text
+            text.max_groups = 1
+            shard_layers(text.model, self.trainer.strategy.device_mesh["data_parallel"])
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
         """By the norm of all gradients."""

@@ -32,10 +32,10 @@ demo: $(READY)
 	$(BIN)/recsys demo
 
 test: $(READY)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slow and not slurm" -n 2 $(COVERAGE)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slow and not slurm" -n 2 --dist loadfile $(COVERAGE)
 
 test-all: $(READY)
-	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slurm" -n 2 $(COVERAGE)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -m "not slurm" -n 2 --dist loadfile $(COVERAGE)
 	$(TEST_ENV) $(BIN)/python -m pytest -q -m slurm
 
 test-slurm: $(READY)

@@ -113,9 +113,11 @@ class TextEncoder(nn.Module):
         """[q, W] float32: the mean over the real tokens, or the first token's state.
 
         Little is computed for padding: on a CPU texts of unlike length are packed, elsewhere (where many short calls
-        are slow, or the model is narrow) those of like length are read together. The values are those of one padded batch up to rounding.
+        are slow, or the model is narrow) those of like length are read together. The values are those of one padded
+        batch up to rounding.
         """
-        packs = self.model.config._attn_implementation == ATTENTION and self.width >= _WIDE  # any other reads across texts
+        plain = self.model.config._attn_implementation != ATTENTION  # it would read across texts
+        packs = not plain and self.width >= _WIDE
         if packs and not self.compiled and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
             lengths = batch.mask.sum(1)
             wasteful = len(lengths) * int(lengths.max()) > _WASTE * int(lengths.sum())

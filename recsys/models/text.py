@@ -116,8 +116,8 @@ class TextEncoder(nn.Module):
         are slow, or the model is narrow) those of like length are read together. The values are those of one padded
         batch up to rounding.
         """
-        plain = self.model.config._attn_implementation != ATTENTION  # it would read across texts
-        packs = not plain and self.width >= _WIDE
+        keeps_apart = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
+        packs = keeps_apart and self.width >= _WIDE
         if packs and not self.compiled and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
             lengths = batch.mask.sum(1)
             wasteful = len(lengths) * int(lengths.max()) > _WASTE * int(lengths.sum())

@@ -32,7 +32,7 @@ GPUS = {
 """GiB of memory, and TFLOP/s of dense half-precision products by the maker's data sheet."""
 EFFICIENCY = 0.3
 """Share of these that a training reaches, unless --efficiency says what was measured."""
-PROBES = (32, 64)  # rows of the two small batches: enough to be read in groups, as a whole batch is
+PROBE = 64  # rows of the larger of the two small batches, at most: both are read in groups, as a whole batch is
 _TRIED, _TRIES, _RATE = 8, 60, 2e-3
 _GIB = 2**30
 
@@ -106,7 +106,8 @@ def plan(config: RunConfig, module: RankedTraining, rows: Rows, machines: Machin
     if size % world:
         raise InputError(f"A batch of {size} rows cannot be dealt to {world} processes; set loader.batch_size.")
     typical = max(batches, key=len)
-    few, many = (_probe(module, rows.assemble(_draw(typical, count))) for count in PROBES)
+    most = min(PROBE, size)
+    few, many = (_probe(module, rows.assemble(_draw(typical, count))) for count in (max(most // 2, 1), most))
     local = size // world
 
     whole: Any = rows.assemble(Draw(epoch=0, number=0, rows=typical))

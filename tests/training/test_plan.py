@@ -68,8 +68,9 @@ def test_what_a_plan_foretells_is_what_the_whole_batch_measures(folder: Path):
     assert found.hours(MACHINES) == pytest.approx(found.flops * found.steps / (2 * 125e12 * EFFICIENCY) / 3600)
 
 
-def test_two_processes_have_half_a_batch_each_and_all_of_its_negatives(folder: Path):
-    config = run_of(folder)
+@pytest.mark.parametrize("size", [24, BATCH])
+def test_two_processes_have_half_a_batch_each_and_all_of_its_negatives(folder: Path, size: int):
+    config = run_of(folder, loader=LoaderConfig(batch_size=size))
     one, two = (
         plan(config, *opened(config), Machines(each=count, kind="A100", nodes=1, efficiency=0.5)) for count in (1, 2)
     )

@@ -49,12 +49,30 @@ class TextBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskedBatch(Batch):
+    """Texts with some of their tokens hidden."""
+
+    texts: TextBatch
+    token: Tensor  # [m] int64, the hidden ones, counted over the real tokens of all texts
+    original: Tensor  # [m] int64 ids
+    tokens: int = 0  # real tokens in this batch, for the rate that is logged
+
+    @property
+    def rows(self) -> int:
+        """Texts in this batch."""
+        return len(self.texts.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ItemBatch(Batch):
     """The content of n distinct items. Exactly one of `text` and `text_vector` is set when items have text."""
 
     index: Tensor  # [n] int64, row in the items table; -1 for an item the model has not seen in training
     text: TextBatch | None = None  # [n, T], for an encoder that is trained
     text_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
+    image: Tensor | None = None  # [n, 3, P, P] uint8, for an encoder that is trained
+    image_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
+    image_known: Tensor | None = None  # [n] bool, False where there is no picture, or none that can be read
     category: Tensor | None = None  # [n, C, V] int64 codes, 0 is padding or missing
     number: Tensor | None = None  # [n, M] float32, scaled; NaN is missing
 
@@ -119,6 +137,16 @@ class EvaluationBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoteBatch(Batch):
+    """The latest L reviews, or ads, of each candidate at its request's moment, newest first; m distinct ones."""
+
+    row: Tensor  # [B, K, L] int64 rows of the two below, padded with -1
+    number: Tensor  # [m, C] float32 beside each note, NaN is missing
+    age: Tensor  # [B, K, L] float32, how long before the moment; 0 at padding
+    vector: Tensor | None = None  # [m, W] float32 of the texts, by a frozen encoder
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrunerBatch(Batch):
     """B requests with K candidates each, to be judged a second time.
 
@@ -133,6 +161,8 @@ class PrunerBatch(Batch):
     retriever_score: Tensor  # [B, K] float32
     label: Tensor  # [B, K] float32 grade, 0 = not relevant
     lexical_score: Tensor | None = None  # [B, K] float32 of a lexical source, 0 without a query; None: no such source
+    reviews: NoteBatch | None = None  # None: no such source
+    ads: NoteBatch | None = None
     rank: Tensor | None = None  # [B, K] int64 place in the retriever's list; None: the column (nothing was left out)
     pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained
     tokens: int = 0  # real tokens or states in this batch, for the rate that is logged

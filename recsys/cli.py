@@ -1,4 +1,4 @@
-"""The command line: train, infer, validate, plan, where, report, compare, demo.
+"""The command line: train, infer, validate, plan, where, report, compare, ablate, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 HELP = """recsys: candidate generation and second selection with pretrained models
 
   recsys validate CONFIG                     what is in the tables, and every fault
-  recsys train    CONFIG [--key=value ...]   train a retriever or a pruner; runs/NAME holds all of it
+  recsys train    CONFIG [--key=value ...]   train a retriever, a pruner or a text model (mlm); runs/NAME holds all
   recsys infer    STAGE CONFIG [--key=value ...]
                   candidates   what the retriever proposes where the answer is known: the pruner learns from it
+                  mine         hard negatives of the train queries and users, for negatives.mined
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
                   export       the text tower for sentence-transformers
@@ -32,6 +33,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
   recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
                   is B better than A, and where? A table and one page: compare.html in the last RUN
+  recsys ablate   RUN [--all_items]          what each source is worth to a run of infer: each is hidden in turn
   recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
-    commands |= {"demo": _demo, "where": _where, "plan": _plan}
+    commands |= {"demo": _demo, "ablate": _ablate, "where": _where, "plan": _plan}
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -117,8 +119,12 @@ def _training(task: str, config: str) -> tuple[type, Callable[[Any], Path]]:
         from recsys.training.pruner_run import PrunerRun, train_pruner
 
         return PrunerRun, train_pruner
-    hint = nearest(task, ["retriever", "pruner"])
-    raise InputError(f"{config} has task {task!r}; train takes retriever or pruner.{hint}")
+    if task == "mlm":
+        from recsys.training.mlm_run import MlmRun, train_mlm
+
+        return MlmRun, train_mlm
+    hint = nearest(task, ["retriever", "pruner", "mlm"])
+    raise InputError(f"{config} has task {task!r}; train takes retriever, pruner or mlm.{hint}")
 
 
 def _asks_for_help(arguments: list[str]) -> bool:
@@ -208,11 +214,31 @@ def _compare(arguments: list[str]) -> int:
     return 0
 
 
+def _ablate(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import parse_run
+    from recsys.recommend.ablate import ablate, print_ablations, write_ablations
+    from recsys.recommend.run import InferRun
+
+    unknown = [one for one in arguments[1:] if one != "--all_items"]
+    if unknown:
+        hint = nearest(unknown[0], ["--all_items"])
+        raise InputError(f"Unknown option {unknown[0]}.{hint} Expected --all_items or nothing.")
+    run = Path(arguments[0])
+    if not (run / "infer.yaml").is_file():
+        raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
+    found = ablate(parse_run(InferRun, [str(run / "infer.yaml")]), all_items="--all_items" in arguments)
+    print(print_ablations(found))
+    print(write_ablations(run, found))
+    return 0
+
+
 def _plan(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
     from recsys.config import parse_run, read_task
-    from recsys.training import plan, pruner_run, retriever_run
+    from recsys.training import mlm_run, plan, pruner_run, retriever_run
 
     own = ("--gpus", "--nodes", "--efficiency")
     arguments = _joined(arguments, own)
@@ -226,7 +252,8 @@ def _plan(arguments: list[str]) -> int:
     task = read_task(rest)
     kind, _ = _training(task, rest[0])
     config: Any = parse_run(kind, rest, program="recsys plan")
-    opened = {"retriever": retriever_run.open_training, "pruner": pruner_run.open_training}[task](config)
+    opens = {"retriever": retriever_run, "pruner": pruner_run, "mlm": mlm_run}
+    opened = opens[task].open_training(config)
     module: Any = opened[0]
     module.log = module.log_dict = lambda *_, **__: None  # there is no trainer
     print(plan.describe(plan.plan(config, module, opened[1], machines), machines, rest))

@@ -68,6 +68,38 @@ class TextConfig:
         return self.model == "config:"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """An image encoder and how it is used."""
+
+    model: str
+    """Hugging Face name, folder, `pkg:NAME` (weights in an installed Python package) or `config:` (from scratch)."""
+    mode: Literal["frozen", "full"] = "frozen"
+    """frozen: vectors are computed once and cached; full: every weight is trained."""
+    pixels: int = 64
+    """Height and width that pictures are scaled to, whatever their own; what is cached."""
+    augment: bool = True
+    """Shift and mirror the pictures that are trained on, anew in every epoch (mode full)."""
+    layers: int = 2
+    """Blocks of each of the three stages of a model from scratch (model config:, a small ConvNeXt)."""
+    width: int = 32
+    """Channels of its first stage; the second has twice as many, the third, whose mean is the vector, four times."""
+
+    def __post_init__(self) -> None:
+        if self.pixels < 16 or self.layers < 1 or self.width < 1:
+            raise InputError(f"image: expected pixels from 16, layers and width from 1; found {self}.")
+        if self.from_scratch and self.mode != "full":
+            raise InputError(
+                "image.model is 'config:' (no weights yet) and image.mode is 'frozen': nothing would be learnt. "
+                "Set image.mode: full."
+            )
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the encoder starts from a config and not from weights."""
+        return self.model == "config:"
+
+
 def resolve_pretrained(name: str) -> str:
     """What `from_pretrained` takes for `name`: the folder for `pkg:NAME` and for a folder, else the name itself."""
     if name.startswith("pkg:"):
@@ -98,7 +130,7 @@ def read_task(arguments: list[str]) -> str:
     path = _config_path(arguments)
     task = _read_yaml(path).get("task")
     if not isinstance(task, str):
-        raise InputError(f"{path} has no `task:`; expected one of retriever, pruner, infer.")
+        raise InputError(f"{path} has no `task:`; expected one of retriever, pruner, mlm, infer.")
     return task
 
 

@@ -9,12 +9,13 @@ from recsys.config import parse_run, read_task
 from recsys.errors import InputError
 from recsys.recommend.run import InferRun
 from recsys.tables import HistoryConfig
+from recsys.training.mlm_run import MlmRun
 from recsys.training.pruner_run import PrunerRun
 from recsys.training.retriever_run import RetrieverRun
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.yaml"))
-KINDS = {"retriever": RetrieverRun, "pruner": PrunerRun, "infer": InferRun}
+KINDS = {"retriever": RetrieverRun, "pruner": PrunerRun, "mlm": MlmRun, "infer": InferRun}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -32,9 +33,10 @@ def test_a_misspelt_key_of_a_config_is_refused_with_the_right_one(path, tmp_path
         parse_run(KINDS[read_task([str(path)])], [str(copy)])
 
 
-@pytest.mark.parametrize("name", ["ml1m", "shop"])
+@pytest.mark.parametrize("name", ["ml1m", "shop", "shop_sources"])
 def test_the_stages_of_one_journey_agree_on_the_data(name):
-    runs = {task: parse_run(KINDS[task], [str(ROOT / "configs" / task / f"{name}.yaml")]) for task in KINDS}
+    stages = ("retriever", "pruner", "infer")
+    runs = {task: parse_run(KINDS[task], [str(ROOT / "configs" / task / f"{name}.yaml")]) for task in stages}
     one, *others = [replace(run.data, history=HistoryConfig()) for run in runs.values()]
     assert all(other == one for other in others)
     folders = {task: f"{run.runs}/{run.name}" for task, run in runs.items()}

@@ -26,6 +26,8 @@ class Codes:
     user_number: dict[str, list[float]] = field(default_factory=dict)
     context: dict[str, list[str]] = field(default_factory=dict)
     event: list[str] = field(default_factory=list)
+    notes: dict[str, list[float]] = field(default_factory=dict)
+    """Of reviews and ads: the unit of their ages and, of a rating, median and interquartile range."""
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -60,7 +62,26 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
         user_number={name: _scale(tables.users[name]) for name in users.number},
         context={name: moment[name] for name in roles.context},
         event=moment[roles.event] if roles.event else [],
+        notes=_note_scales(tables, config),
     )
+
+
+def _note_scales(tables: Tables, config: DataConfig) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    if config.reviews is not None and tables.reviews is not None:
+        rating = config.reviews.rating
+        scale = [0.0, 1.0] if rating is None else _scale(tables.reviews[rating])
+        found["reviews"] = [_age_unit(tables.reviews, config.reviews.order), *scale]
+    if config.ads is not None and tables.ads is not None:
+        found["ads"] = [_age_unit(tables.ads, config.ads.order), 0.0, 1.0]
+    return found
+
+
+def _age_unit(rows: pl.DataFrame, column: str) -> float:
+    """A 365th of the time that the rows span; 1 where that is none."""
+    order = rows[column].dt.epoch("us").cast(pl.Float64) / 1e6 if rows[column].dtype.is_temporal() else rows[column]
+    low, high = order.min(), order.max()
+    return float(high - low) / 365 or 1.0 if isinstance(low, int | float) and isinstance(high, int | float) else 1.0
 
 
 def check_columns(codes: Codes, config: DataConfig) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
-from recsys.data.features import Features, Local, Texts, search_past
+from recsys.data.features import Features, Local, Texts, note_readers, search_past
 from recsys.data.histories import Histories
 from recsys.data.mined import HardNegatives, Mined
 from recsys.data.pasts import Past
@@ -16,7 +16,17 @@ from recsys.data.sampling import Draw, Windows, cut_windows, uniform
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
 
-__all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
+__all__ = [
+    "Features",
+    "Local",
+    "NegativesConfig",
+    "Past",
+    "RetrieverRows",
+    "Rows",
+    "Texts",
+    "note_readers",
+    "search_past",
+]
 
 
 class Rows(Protocol):
@@ -50,7 +60,7 @@ class NegativesConfig:
     """Hard negatives of each query or window, drawn anew in each epoch from the lists of `mined` (kind batch)."""
     mined: str | None = None
     """Parquet file or folder with item_id and query_id or user_id: what an earlier retriever found, as infer.py search
-    and recommend write it. Relevant items are left out."""
+    and recommend write it; or the folder of infer.py mine. Relevant items are left out."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("all", "batch"):
@@ -74,17 +84,28 @@ class RetrieverRows:
         negatives: NegativesConfig,
         history_dropout: float,
         hard: HardNegatives | None = None,
+        each_pair: bool = False,
         seed: int,
     ) -> None:
+        """With `each_pair`, every relevant pair of a query and an item is a row; else every query, with one of its
+        items drawn anew in each epoch.
+        """
         if not 0 <= history_dropout < 1:
             raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.hard, self.seed = features, negatives, hard, seed
         self.history_dropout = history_dropout
         data = features.data
-        self.total = len(data.catalogue)
+        self.known = np.arange(len(data.catalogue))
+        if data.catalogue.stage is not None:  # the others are as if nobody had them yet
+            self.known = np.flatnonzero(data.catalogue.stage == TRAIN)
         self.ends = _train_ends(data) if "next_item" in tasks else None
-        self.queries = _train_queries(data) if "query_to_item" in tasks else np.zeros(0, dtype=np.int64)
-        self.row_share, self.query_share = _row_share(data), _query_share(data, self.queries)
+        self.queries = none = np.zeros(0, dtype=np.int64)
+        self.pair_item = none if each_pair else None
+        """The item of each row of `queries`; None: one of the relevant ones is drawn."""
+        if "query_to_item" in tasks:
+            owner, item = _train_pairs(data)
+            self.queries, self.pair_item = (owner, item) if each_pair else (np.unique(owner), None)
+        self.row_share, self.query_share = _row_share(data), _query_share(data, self.queries, self.pair_item)
         self._cached: tuple[int, Windows] | None = None
         self.window_count = len(self._windows(0).user)
 
@@ -98,9 +119,13 @@ class RetrieverRows:
         return self._cached[1]
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Entries of a window; characters of a query."""
+        """Entries of a window; characters of a query.
+
+        Where every pair is a row, all count alike: a batch of like lengths would be one of the same query.
+        """
         queries, windows = self.features.data.queries, self._windows(epoch)
-        texts = [len(queries.texts[query]) for query in self.queries] if queries is not None else []
+        alike = self.pair_item is not None or queries is None
+        texts = [0 if alike else len(queries.texts[query]) for query in self.queries]
         return np.concatenate([windows.last - windows.first, np.array(texts, dtype=np.int64)])
 
     def groups(self) -> np.ndarray:
@@ -111,7 +136,7 @@ class RetrieverRows:
         """Make one batch."""
         if draw.rows[0] < self.window_count:
             return self._next_item(draw)
-        return self._query_to_item(draw, self.queries[draw.rows - self.window_count])
+        return self._query_to_item(draw, draw.rows - self.window_count)
 
     def _next_item(self, draw: Draw) -> RetrieverBatch:
         histories, windows = self.features.data.histories, self._windows(draw.epoch)
@@ -143,12 +168,18 @@ class RetrieverRows:
         rng = np.random.default_rng([self.seed, epoch, 2, int(row)])
         return rng.random(size + 1) >= self.history_dropout * rng.random()
 
-    def _query_to_item(self, draw: Draw, rows: np.ndarray) -> RetrieverBatch:
+    def _query_to_item(self, draw: Draw, places: np.ndarray) -> RetrieverBatch:
+        """`places` are rows of `queries`."""
         queries = self.features.data.queries
         assert queries is not None
+        rows, held = self.queries[places], self.features.data.catalogue.stage
         positives = [item[grade > 0] for item, grade in map(queries.relevant, rows)]
-        pick = uniform(self.seed, draw.epoch, rows)
-        target = np.array([items[int(share * len(items))] for items, share in zip(positives, pick, strict=True)])
+        positives = positives if held is None else [items[held[items] == TRAIN] for items in positives]
+        if self.pair_item is not None:
+            target = self.pair_item[places]
+        else:
+            pick = uniform(self.seed, draw.epoch, rows)
+            target = np.array([items[int(share * len(items))] for items, share in zip(positives, pick, strict=True)])
         pasts = [search_past(self.features, int(query)) for query in rows]
         entries = np.concatenate([past.item[past.item >= 0] for past in pasts])
         local = self._local(draw, [target, entries, self._hard(draw, rows, self.hard.queries if self.hard else None)])
@@ -165,9 +196,10 @@ class RetrieverRows:
         )
 
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
+        total = len(self.features.data.catalogue)
         if self.negatives.kind == "all":
-            return Local(None, self.total)
-        return Local(np.unique(np.concatenate([*wanted, self._random(draw)])), self.total)
+            return Local(None, total)
+        return Local(np.unique(np.concatenate([*wanted, self._random(draw)])), total)
 
     def _hard(self, draw: Draw, rows: np.ndarray, mined: Mined | None) -> np.ndarray:
         """Hard negatives of these queries or users."""
@@ -178,7 +210,8 @@ class RetrieverRows:
     def _random(self, draw: Draw) -> np.ndarray:
         """This process's share of the items that are drawn for the whole batch."""
         rng = np.random.default_rng([self.seed, draw.epoch, 3, draw.number])
-        return rng.integers(0, self.total, size=min(self.negatives.random, self.total))[draw.part :: draw.parts]
+        count = len(self.known)
+        return self.known[rng.integers(0, count, size=min(self.negatives.random, count))[draw.part :: draw.parts]]
 
     def _batch(
         self,
@@ -198,7 +231,7 @@ class RetrieverRows:
         item, since = (np.concatenate(part) for part in zip(*seen, strict=True))
         owner = np.repeat(np.arange(len(seen)), [len(items) for items, _ in seen])
         corrected = local.items is not None and self.negatives.log_q
-        items = None if local.items is None else self.features.items(local.items)
+        items = None if local.items is None else self.features.items(local.items, (self.seed, draw.epoch))
         return RetrieverBatch(
             items=items,
             item=None if local.items is None else torch.from_numpy(local.items),
@@ -218,7 +251,7 @@ class RetrieverRows:
         """[n, 3] log of the chance that one draw misses each item: 1 less its share of the train rows, of what train
         queries ask for, and of the catalogue.
         """
-        shares = (self.row_share[items], self.query_share[items], np.full(len(items), 1 / self.total))
+        shares = (self.row_share[items], self.query_share[items], np.full(len(items), 1 / len(self.known)))
         return torch.from_numpy(np.stack([np.log1p(-np.minimum(share, 1 - 1e-6)) for share in shares], axis=1))
 
 
@@ -277,14 +310,14 @@ def _train_ends(data: Prepared) -> np.ndarray:
     return histories.stage_end(TRAIN)
 
 
-def _train_queries(data: Prepared) -> np.ndarray:
+def _train_pairs(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """[E] query and [E] item of every pair that is learnt from."""
     if data.queries is None:
         raise InputError("Task 'query_to_item' needs a queries table; none was found below data.root.")
-    relevant = np.bincount(data.queries.owner(), weights=data.queries.grade > 0, minlength=len(data.queries))
-    found = np.flatnonzero((data.queries.stage == TRAIN) & (relevant > 0))
-    if not len(found):
+    train = data.pairs(TRAIN)
+    if not train.any():
         raise InputError("Task 'query_to_item' has nothing to learn from: no train query has a relevant item.")
-    return found
+    return data.queries.owner()[train], data.queries.item[train]
 
 
 def _row_share(data: Prepared) -> np.ndarray:
@@ -295,10 +328,12 @@ def _row_share(data: Prepared) -> np.ndarray:
     return counts / max(int(counts.sum()), 1)
 
 
-def _query_share(data: Prepared, queries: np.ndarray) -> np.ndarray:
-    """[N] each item's share of the targets that these queries draw, one of its relevant items each."""
+def _query_share(data: Prepared, queries: np.ndarray, pair_item: np.ndarray | None) -> np.ndarray:
+    """[N] each item's share of the targets of an epoch: of the pairs', or of one drawn for each of these queries."""
     share = np.zeros(len(data.catalogue))
-    for query in queries:
-        item, grade = data.queries.relevant(query) if data.queries is not None else (queries[:0], queries[:0])
-        share[item[grade > 0]] += 1 / ((grade > 0).sum() * len(queries))
+    if pair_item is not None:
+        return np.bincount(pair_item, minlength=len(share)) / max(len(pair_item), 1)
+    owner, item = (queries, queries) if data.queries is None or not len(queries) else _train_pairs(data)
+    alike = np.bincount(owner, minlength=1)
+    np.add.at(share, item, 1 / (alike[owner] * max(len(queries), 1)))
     return share

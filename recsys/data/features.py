@@ -1,12 +1,14 @@
 """A prepared data set -> items and users as parts of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from recsys.batch import ItemBatch, TextBatch, UserBatch
+from recsys.batch import ItemBatch, NoteBatch, TextBatch, UserBatch
+from recsys.data.images import Images
+from recsys.data.notes import Notes
 from recsys.data.pasts import Past, Searches
 from recsys.data.prepare import Prepared
 from recsys.data.split import TEST
@@ -28,18 +30,42 @@ class Texts:
         return (self.tokens(rows) if self.tokens else None), None
 
 
-class Features:
-    """Reads items and users of a prepared data set as parts of a batch."""
+@dataclass(frozen=True, kw_only=True)
+class NoteReader:
+    """How reviews or ads reach a batch."""
 
-    def __init__(self, data: Prepared, items: Texts, queries: Texts, *, max_items: int, searches: bool = False) -> None:
+    notes: Notes
+    vectors: np.ndarray | None  # [E, W] of a frozen encoder; None: their words are not read
+    count: int
+    """Of the latest ones of an item, at most."""
+
+
+HIDEABLE = ("text", "image", "profile", "context", "history", "reviews", "ads")
+"""Sources that a data set can be read without."""
+
+
+class Features:
+    """Reads items and users of a prepared data set as parts of a batch.
+
+    A source that is `hidden` is read as if the data set did not have it: what it told is missing everywhere.
+    """
+
+    def __init__(
+        self, data: Prepared, items: Texts, queries: Texts, *, max_items: int, searches: bool = False,
+        images: Images | None = None, notes: Mapping[str, NoteReader] | None = None,
+        hidden: Collection[str] = (),
+    ) -> None:  # fmt: skip
+        """`notes` are by name: reviews, ads."""
         self.data, self.item_texts, self.query_texts, self.max_items = data, items, queries, max_items
+        self.images, self.notes, self.hidden = images, notes or {}, frozenset(hidden)
         self.searches = Searches(data.queries) if searches and data.queries is not None else None
 
-    def items(self, rows: np.ndarray) -> ItemBatch:
-        """The content of items, one row each."""
+    def items(self, rows: np.ndarray, moved: tuple[int, int] | None = None) -> ItemBatch:
+        """The content of items, one row each; pictures are shifted and mirrored by `moved`, a seed and an epoch."""
         catalogue = self.data.catalogue
-        tokens, vectors = self.item_texts.read(rows)
+        tokens, vectors = (None, None) if "text" in self.hidden else self.item_texts.read(rows)
         return ItemBatch(
+            **({} if self.images is None or "image" in self.hidden else self.images.read(rows, moved)),
             index=torch.from_numpy(catalogue.index[rows]),
             text=tokens,
             text_vector=vectors,
@@ -50,6 +76,13 @@ class Features:
     def catalogue(self) -> ItemBatch:
         """Every item."""
         return self.items(np.arange(len(self.data.catalogue)))
+
+    def note_batch(self, name: str, candidates: np.ndarray, before: np.ndarray) -> NoteBatch | None:
+        """The reviews or ads of candidates [B, K] that are earlier than moments [B]; None where they are not read."""
+        reader = self.notes.get(name)
+        if reader is None or name in self.hidden:
+            return None
+        return reader.notes.batch(candidates, before, reader.count, reader.vectors)
 
     def users(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local") -> UserBatch:
         """The users' side of a batch.
@@ -64,13 +97,14 @@ class Features:
         texts = texts[texts >= 0]
         tokens, vectors = self.query_texts.read(texts) if len(texts) else (None, None)
         history, mask, position, event = self._entries(pasts, texts, local)
+        known = np.full_like(users, -1) if "profile" in self.hidden else users
         return UserBatch(
             history=torch.from_numpy(history),
             history_mask=torch.from_numpy(mask),
             position=torch.from_numpy(position),
             event=torch.from_numpy(event) if data.codes.event else None,
-            profile=torch.from_numpy(_rows_or(data.profile, users, 0)) if data.profile.shape[1] else None,
-            profile_number=torch.from_numpy(_rows_or(data.profile_number, users, np.nan))
+            profile=torch.from_numpy(_rows_or(data.profile, known, 0)) if data.profile.shape[1] else None,
+            profile_number=torch.from_numpy(_rows_or(data.profile_number, known, np.nan))
             if data.profile_number.shape[1]
             else None,
             context=self._context(pasts, history.shape[1]),
@@ -99,7 +133,7 @@ class Features:
         if not columns:
             return None
         out = np.zeros((len(pasts), length + 1, columns), dtype=np.int64)
-        for number, past in enumerate(pasts):
+        for number, past in enumerate([] if "context" in self.hidden else pasts):
             out[number, : len(past.next_context)] = past.next_context
         return torch.from_numpy(out)
 
@@ -139,6 +173,11 @@ class Features:
             return Past.empty(len(self.data.codes.context))
         first = max(int(histories.offsets[user]), end - self.max_items)
         return self.past(user, first, end, before, stage=stage).last(self.max_items)
+
+
+def note_readers(data: Prepared, vectors: Mapping[str, np.ndarray | None], count: int) -> dict[str, NoteReader]:
+    """Of each kind of notes that the data set has, with the vectors of its texts."""
+    return {name: NoteReader(notes=one, vectors=vectors[name], count=count) for name, one in data.notes.items()}
 
 
 class Local:

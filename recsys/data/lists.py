@@ -16,7 +16,7 @@ from recsys.batch import Batch, PrunerBatch
 from recsys.data.datasets import Features, Local
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared
-from recsys.data.requests import Requests, candidate_requests, join_requests, request_pasts
+from recsys.data.requests import Requests, candidate_requests, join_requests, moment_orders, request_pasts
 from recsys.data.sampling import Draw, uniform
 from recsys.errors import InputError
 from recsys.shards import Parts
@@ -176,7 +176,7 @@ def assemble_lists(
         ranks: [B, K] places in the retriever's lists where candidates were left out; None: the columns.
         lexical: [B, K] scores of a lexical source, or None.
     """
-    pasts = request_pasts(features, requests)
+    pasts, before = request_pasts(features, requests), moment_orders(features.data, requests)
     known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
     items = known[known >= 0] if (known >= 0).any() else np.zeros(1, dtype=np.int64)
     local = Local(items, len(features.data.catalogue))
@@ -191,10 +191,11 @@ def assemble_lists(
         retriever_score=torch.from_numpy(np.asarray(scores, dtype=np.float32)),
         label=torch.from_numpy(np.asarray(labels, dtype=np.float32)),
         lexical_score=None if lexical is None else torch.from_numpy(lexical),
+        reviews=features.note_batch("reviews", candidates, before), ads=features.note_batch("ads", candidates, before),
         rank=None if ranks is None else torch.from_numpy(ranks),
         pairs=texts,
         tokens=states if texts is None else int(texts.mask.sum()),
-    )
+    )  # fmt: skip
 
 
 class PrunerRows:

@@ -41,11 +41,22 @@ class HardNegatives:
 
 def read_mined(path: Path, count: int, data: Prepared, config: DataConfig) -> HardNegatives:
     """A Parquet file, or a folder of parts, with item_id and query_id or user_id (as `infer.py search` and `recommend`
-    write them) -> hard negatives. Items that are relevant for their query are left out.
+    write them), or a folder of both kinds (query/ and user/, as `infer.py mine` writes it) -> hard negatives. Items
+    that are relevant for their query are left out.
 
     Raises:
         InputError: there is no such file, or it has other columns.
     """
+    kinds = [path / kind for kind in ("query", "user") if (path / kind).is_dir()]
+    if kinds:
+        found = [_read_one(one, count, data, config) for one in kinds]
+        queries = next((one.queries for one in found if one.queries is not None), None)
+        users = next((one.users for one in found if one.users is not None), None)
+        return HardNegatives(count=count, queries=queries, users=users)
+    return _read_one(path, count, data, config)
+
+
+def _read_one(path: Path, count: int, data: Prepared, config: DataConfig) -> HardNegatives:
     parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path] * path.is_file()
     if not parts:
         raise InputError(f"negatives.mined {str(path)!r} is no Parquet file and no folder of part-*.parquet.")

@@ -13,9 +13,10 @@ import polars as pl
 
 from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers
 from recsys.data.histories import Histories, numbered, open_histories, order_column
+from recsys.data.notes import Notes, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
-from recsys.tables import DataConfig, ItemsConfig, Tables, check
+from recsys.tables import DataConfig, Tables, check
 
 LAYOUT = 2
 """Version of the layout on disk; a change makes old caches unused."""
@@ -29,6 +30,7 @@ class Catalogue:
     texts: list[str]
     category: np.ndarray  # [N, C, V] int64
     number: np.ndarray  # [N, M] float32, NaN is missing
+    stage: np.ndarray | None = None  # [N] int8 of an item-side split, None where all items are known
 
     def __len__(self) -> int:
         return len(self.index)
@@ -70,6 +72,8 @@ class Prepared:
     queries: Queries | None
     profile: np.ndarray  # [U, P, V] int64
     profile_number: np.ndarray  # [U, M] float32
+    notes: dict[str, Notes]
+    """By name: reviews, ads."""
     hash: str
     """Hash of the content of every table and of the roles."""
 
@@ -83,8 +87,17 @@ class Prepared:
             return np.bincount(self.histories.item[rows], minlength=len(self.catalogue))
         if self.queries is None:
             return np.zeros(len(self.catalogue), dtype=np.int64)
-        train = (self.queries.stage[self.queries.owner()] < VALID) & (self.queries.grade > 0)
+        train = self.pairs(TRAIN) | self.pairs(SECOND)
         return np.bincount(self.queries.item[train], minlength=len(self.catalogue))
+
+    def pairs(self, stage: int) -> np.ndarray:
+        """[E] bool: which relevant (query, item) pairs are of a stage, that of the query or, by `split.items`, of the
+        item.
+        """
+        assert self.queries is not None
+        held, queries = self.catalogue.stage, self.queries
+        own = queries.stage[queries.owner()] if held is None else held[queries.item]
+        return (own == stage) & (queries.grade > 0)
 
 
 def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
@@ -103,11 +116,12 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
     return Prepared(
         tables=tables,
         codes=known,
-        catalogue=_catalogue(tables.items, config.items, known),
+        catalogue=_catalogue(tables.items, config, known),
         histories=histories,
         queries=_queries(tables, config, histories),
         profile=category_codes(tables.users, known.user_category, {}),
         profile_number=scaled_numbers(tables.users, known.user_number),
+        notes=read_notes(tables, config, known),
         hash=digest,
     )
 
@@ -120,6 +134,7 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
         roles.pop(ignored)
     digest.update(json.dumps([LAYOUT, roles], sort_keys=True).encode())
     frames = {"items": tables.items, "users": tables.users, "queries": tables.queries, "relevance": tables.relevance}
+    frames |= {"reviews": tables.reviews, "ads": tables.ads}
     for name, frame in frames.items():
         if frame is not None:
             digest.update(f"{name} {frame.schema}".encode())
@@ -132,8 +147,9 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
     return digest.hexdigest()
 
 
-def _catalogue(items: pl.DataFrame, config: ItemsConfig, codes: Codes) -> Catalogue:
-    ids = items[config.id].alias("item_id")
+def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:
+    roles, held = config.items, config.split.items
+    ids = items[roles.id].alias("item_id")
     known = numbered(pl.Series(codes.item_ids), "item")
     if known["item_id"].dtype.is_numeric() != ids.dtype.is_numeric():
         known = known.clear()  # the model knows integers and this table holds strings: every item is new to it
@@ -141,9 +157,10 @@ def _catalogue(items: pl.DataFrame, config: ItemsConfig, codes: Codes) -> Catalo
     index = ids.to_frame().join(known, on="item_id", how="left", maintain_order="left")["item"]
     return Catalogue(
         index=index.fill_null(-1).to_numpy().astype(np.int64),
-        texts=join_columns(items, config.text),
-        category=category_codes(items, codes.item_category, config.separators),
+        texts=join_columns(items, roles.text),
+        category=category_codes(items, codes.item_category, roles.separators),
         number=scaled_numbers(items, codes.item_number),
+        stage=None if held is None else items.select(stage_of(held)).to_series().to_numpy(),
     )
 
 
@@ -213,13 +230,16 @@ def _relevance(tables: Tables, config: DataConfig) -> tuple[np.ndarray, np.ndarr
     """Items and grades, sorted by query and item, and the offsets of each query; the first row of a pair counts."""
     assert tables.queries is not None
     count = len(tables.queries)
-    if tables.relevance is None:
+    if tables.relevance is None and config.relevance.match is not None:
+        pairs = _matched_pairs(tables, config)
+    elif tables.relevance is None:
         return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(count + 1, np.int64)
-    roles = config.relevance
-    grade = pl.col(roles.grade).cast(pl.Float32) if roles.grade else pl.lit(1.0, dtype=pl.Float32)
-    pairs = tables.relevance.select(
-        pl.col(roles.query).alias("query_id"), pl.col(roles.item).alias("item_id"), grade.alias("grade")
-    )
+    else:
+        roles = config.relevance
+        grade = pl.col(roles.grade).cast(pl.Float32) if roles.grade else pl.lit(1.0, dtype=pl.Float32)
+        pairs = tables.relevance.select(
+            pl.col(roles.query).alias("query_id"), pl.col(roles.item).alias("item_id"), grade.alias("grade")
+        )
     rows = (
         pairs.unique(["query_id", "item_id"], keep="first", maintain_order=True)
         .join(numbered(tables.queries[config.queries.id], "query"), on="query_id")
@@ -228,3 +248,13 @@ def _relevance(tables: Tables, config: DataConfig) -> tuple[np.ndarray, np.ndarr
     )
     offsets = np.searchsorted(rows["query"].to_numpy(), np.arange(count + 1))
     return rows["item"].to_numpy(), rows["grade"].to_numpy(), offsets
+
+
+def _matched_pairs(tables: Tables, config: DataConfig) -> pl.DataFrame:
+    """query_id, item_id and grade 1 of all queries and items with one value in the column `relevance.match`."""
+    assert tables.queries is not None
+    match = pl.col(config.relevance.match or "").cast(pl.String).alias("match")
+    queries = tables.queries.select(pl.col(config.queries.id).alias("query_id"), match)
+    items = tables.items.select(pl.col(config.items.id).alias("item_id"), match)
+    found = queries.join(items, on="match").drop_nulls()
+    return found.select("query_id", "item_id", pl.lit(1.0, dtype=pl.Float32).alias("grade"))

@@ -24,6 +24,8 @@ class Requests:
     moments: np.ndarray  # [R] int64, row of the layout whose context is the moment, -1 for unknown
     before: float = np.inf
     """Searches from this order value on are hidden; those after the first hidden row always are."""
+    among: np.ndarray | None = None
+    """[R] int8 stage whose items alone are listed (`split.items`); None: every item is, for all."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -33,7 +35,7 @@ class Requests:
         return Requests(
             users=self.users[rows], queries=self.queries[rows], ends=self.ends[rows], moments=self.moments[rows],
             target_rows=[self.target_rows[row] for row in rows], grades=[self.grades[row] for row in rows],
-            before=self.before,
+            before=self.before, among=None if self.among is None else self.among[rows],
         )  # fmt: skip
 
 
@@ -88,21 +90,30 @@ def serving_requests(data: Prepared, until: str | float | None, users: np.ndarra
     )
 
 
-def query_requests(data: Prepared, rows: np.ndarray, until: str | float | None = None) -> Requests:
-    """One request for each query, with its relevant items; what its user did before it and before `until` is seen."""
+def query_requests(
+    data: Prepared, rows: np.ndarray, until: str | float | None = None, stage: int | None = None
+) -> Requests:
+    """One request for each query, with its relevant items; what its user did before it and before `until` is seen.
+
+    By `split.items`, items of `stage` alone are listed.
+    """
     assert data.queries is not None
-    found = [data.queries.relevant(int(row)) for row in rows]
+    found, held = [data.queries.relevant(int(row)) for row in rows], data.catalogue.stage
+    if held is not None and stage is not None:
+        found = [(item[held[item] == stage], grade[held[item] == stage]) for item, grade in found]
     return Requests(
         users=data.queries.user[rows], queries=rows,
         ends=_search_ends(data, rows, until), moments=np.full(len(rows), -1),
         before=np.inf if until is None or until in STAGES else order_value(until),
         target_rows=[item[grade > 0] for item, grade in found], grades=[grade[grade > 0] for _, grade in found],
+        among=None if held is None or stage is None else np.full(len(rows), stage, dtype=np.int8),
     )  # fmt: skip
 
 
 def search_requests(data: Prepared, until: str | float | None) -> Requests:
     """One request for each query; where `until` names a split, only queries of that split have an answer."""
-    requests = query_requests(data, np.arange(len(data.queries or ())), until)
+    stage = STAGES.get(str(until))
+    requests = query_requests(data, np.arange(len(data.queries or ())), until, stage)
     if until not in STAGES:
         return requests
     judged, empty = set(answered_queries(data, STAGES[until]).tolist()), np.zeros(0, dtype=np.int64)
@@ -135,7 +146,23 @@ def request_pasts(features: Features, requests: Requests) -> list[Past]:
     ]
 
 
+def moment_orders(data: Prepared, requests: Requests) -> np.ndarray:
+    """[R] float64 order value of each request's moment: what was said later is not known. Infinite: it is now."""
+    found = np.full(len(requests), requests.before)
+    if data.histories is not None and len(data.histories.order):
+        found = np.where(requests.moments >= 0, data.histories.order[np.maximum(requests.moments, 0)], found)
+    if data.queries is None:
+        return found
+    asked = np.append(data.queries.order, np.nan)[requests.queries]  # a request without a query takes the last
+    return np.where(np.isnan(asked), found, asked)
+
+
 def _past(features: Features, user: int, query: int, end: int, moment: int, before: float) -> Past:
+    past = _whole_past(features, user, query, end, moment, before)
+    return past.last(0) if "history" in features.hidden else past
+
+
+def _whole_past(features: Features, user: int, query: int, end: int, moment: int, before: float) -> Past:
     histories = features.data.histories
     if query >= 0:
         return search_past(features, query, end, before)
@@ -149,9 +176,16 @@ def _past(features: Features, user: int, query: int, end: int, moment: int, befo
 
 
 def seen_items(data: Prepared, requests: Requests) -> list[np.ndarray]:
-    """What each request's user already had: the earlier target events. A search hides nothing."""
+    """What is not listed for a request: what its user already had, the earlier target events, unless it is a search;
+    and, by `split.items`, what is of another stage.
+    """
     whom = zip(requests.users, requests.queries, requests.ends, strict=True)
-    return [_had(data, int(user), int(end) if query < 0 else -1) for user, query, end in whom]
+    had = [_had(data, int(user), int(end) if query < 0 else -1) for user, query, end in whom]
+    held = data.catalogue.stage
+    if held is None or requests.among is None:
+        return had
+    others = {stage: np.flatnonzero(held != stage) for stage in np.unique(requests.among)}
+    return [np.union1d(items, others[stage]) for items, stage in zip(had, requests.among, strict=True)]
 
 
 def _had(data: Prepared, user: int, end: int) -> np.ndarray:
@@ -197,7 +231,7 @@ def validation_requests(data: Prepared, tasks: list[str], stage: int = VALID) ->
     if "next_item" in tasks and data.histories is not None:
         found["valid"] = user_requests(data, stage)
     if "query_to_item" in tasks and data.queries is not None:
-        found["valid_query"] = query_requests(data, answered_queries(data, stage))
+        found["valid_query"] = query_requests(data, answered_queries(data, stage), stage=stage)
     return {name: requests for name, requests in found.items() if len(requests)}
 
 
@@ -212,17 +246,15 @@ def candidate_requests(data: Prepared, tasks: list[str]) -> list[tuple[str, Requ
         second.append(target_requests(data, SECOND))
     if "query_to_item" in tasks and data.queries is not None:
         known = np.concatenate([answered_queries(data, TRAIN), answered_queries(data, SECOND)])
-        second.append(query_requests(data, np.sort(known)))
+        second.append(query_requests(data, np.sort(known), stage=TRAIN))
     valid = validation_requests(data, tasks).values()
     return [("second", one) for one in second if len(one)] + [("valid", one) for one in valid]
 
 
 def answered_queries(data: Prepared, stage: int) -> np.ndarray:
     """Rows of the queries of a stage that have a relevant item, in their order."""
-    queries = data.queries
-    assert queries is not None
-    has = np.bincount(queries.owner(), weights=queries.grade > 0, minlength=len(queries)) > 0
-    return np.flatnonzero((queries.stage == stage) & has)
+    assert data.queries is not None
+    return np.unique(data.queries.owner()[data.pairs(stage)])
 
 
 def join_requests(parts: list[Requests]) -> Requests:
@@ -232,4 +264,11 @@ def join_requests(parts: list[Requests]) -> Requests:
         ends=np.concatenate([one.ends for one in parts]), moments=np.concatenate([one.moments for one in parts]),
         target_rows=[target for one in parts for target in one.target_rows],
         grades=[grade for one in parts for grade in one.grades], before=min(one.before for one in parts),
+        among=_joined_stages(parts),
     )  # fmt: skip
+
+
+def _joined_stages(parts: list[Requests]) -> np.ndarray | None:
+    """[R] of all; of several, all or none have them: a split by items is one of queries alone."""
+    stages = [one.among for one in parts if one.among is not None]
+    return np.concatenate(stages) if stages else None

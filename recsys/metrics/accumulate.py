@@ -19,8 +19,8 @@ _ONE = 1 << 32  # fixed point: the whole number that stands for 1.0; sums of 2^3
 class RankingMetrics(Metric):
     """Accuracy, its split by popularity, and the lists' treatment of the catalogue.
 
-    `compute()` returns flat names: `recall@k` and `ndcg@k` for each of `ks`; `mrr` over the full ranking; for the list
-    of `list_k` items that is shown (here 10) `hit_rate@10`, `map@10`, `recall@10/head` (torso, tail, unseen),
+    `compute()` returns flat names: `recall@k` and `ndcg@k` for each of `ks`; `mrr` and `map` over the full ranking; for
+    the list of `list_k` items that is shown (here 10) `hit_rate@10`, `map@10`, `recall@10/head` (torso, tail, unseen),
     `coverage@10`, `gini@10`, `novelty@10`; and `queries`, how many had a target. What has no value (a segment without
     a target, anything without a query) is left out: no NaN is ever returned.
 
@@ -99,6 +99,7 @@ class RankingMetrics(Metric):
             **{f"ndcg@{k}": ndcg(ranks, grades, self._cut(k)) for k in self.ks},
             f"hit_rate@{shown}": hit_rate(ranks, self._cut(shown)),
             "mrr": mrr(ranks, self.items),
+            "map": average_precision(ranks, self.items),
             f"map@{shown}": average_precision(ranks, self._cut(shown)),
         }
 

@@ -11,10 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recsys.config import TextConfig
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, Calibration, DecisionConfig, Meaning, Promises
 from recsys.models.history import HistoryEncoderConfig
+from recsys.models.image import ImageEncoder
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
@@ -24,13 +25,17 @@ SCHEMA = 1
 
 
 def save_retriever(model: Retriever, folder: Path) -> None:
-    """Write config.json, model.safetensors and, below text/, the text encoder. The caller adds codes and tokenizer."""
+    """Write config.json, model.safetensors and, below text/ and image/, the encoders. The caller adds codes
+    and tokenizer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema": SCHEMA, "kind": "retriever", "config": asdict(model.config), "sizes": asdict(model.sizes)}
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
     if model.text is not None:
         model.text.save(folder / "text")
+    if model.image is not None:
+        model.image.save(folder / "image")
 
 
 def load_retriever(folder: Path) -> Retriever:
@@ -39,16 +44,20 @@ def load_retriever(folder: Path) -> Retriever:
     with _described(folder):
         values: dict[str, Any] = content["config"]
         text = TextConfig(**values["text"]) if values["text"] else None
+        image = ImageConfig(**values["image"]) if values.get("image") else None
         history = HistoryEncoderConfig(**values["history"]) if values["history"] else None
-        config, sizes = RetrieverConfig(**{**values, "text": text, "history": history}), Sizes(**content["sizes"])
-    model = Retriever(config, sizes, TextEncoder.load(Path(folder) / "text", text) if text else None)
+        parts = {"text": text, "image": image, "history": history}
+        config, sizes = RetrieverConfig(**{**values, **parts}), Sizes(**content["sizes"])
+    words = TextEncoder.load(Path(folder) / "text", text) if text else None
+    pictures = ImageEncoder.load(Path(folder) / "image", image) if image else None
+    model = Retriever(config, sizes, words, pictures)
     load_weights(model, Path(folder) / "model.safetensors")
     return model.eval()
 
 
 def save_pruner(model: Pruner, folder: Path) -> None:
-    """Write config.json (with what its logits mean and what it decides), model.safetensors and, below text/, the text
-    encoder.
+    """Write config.json (with what its logits mean and what it decides), model.safetensors and, below text/ and
+    image/, the encoders.
     """
     folder.mkdir(parents=True, exist_ok=True)
     content = {
@@ -65,6 +74,8 @@ def save_pruner(model: Pruner, folder: Path) -> None:
     save_weights(model, folder / "model.safetensors")
     if model.text is not None:
         model.text.save(folder / "text")
+    if model.image is not None:
+        model.image.save(folder / "image")
 
 
 def load_pruner(folder: Path) -> Pruner:
@@ -73,11 +84,14 @@ def load_pruner(folder: Path) -> Pruner:
     with _described(folder):
         values: dict[str, Any] = content["config"]
         text = TextConfig(**values["text"]) if values["text"] else None
-        config, sizes = PrunerConfig(**{**values, "text": text}), Sizes(**content["sizes"])
+        image = ImageConfig(**values["image"]) if values.get("image") else None
+        config, sizes = PrunerConfig(**{**values, "text": text, "image": image}), Sizes(**content["sizes"])
         width, meaning = content["vector_width"], {kind: _meaning(content["meaning"][kind]) for kind in KINDS}
         decision = DecisionConfig(**content["decision"])
     encoder = TextEncoder.load(Path(folder) / "text", text) if text else None
-    model = Pruner(config, sizes, encoder, vector_width=width, lexical=content.get("lexical", False))
+    pictures = ImageEncoder.load(Path(folder) / "image", image) if image else None
+    lexical = content.get("lexical", False)
+    model = Pruner(config, sizes, encoder, vector_width=width, lexical=lexical, image=pictures)
     load_weights(model, Path(folder) / "model.safetensors")
     model.meaning, model.decision = meaning, decision
     return model.eval()
@@ -125,7 +139,7 @@ def _described(folder: Path) -> Generator[None]:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """All weights but the text encoder's, which lie in its own folder."""
+    """All weights but those of the text and image encoders, which lie in folders of their own."""
     save_file({name: weight.contiguous() for name, weight in _own_weights(model).items()}, path)
 
 
@@ -140,11 +154,11 @@ def load_weights(model: nn.Module, path: Path) -> None:
     odd |= {name for name in wanted.keys() & found.keys() if wanted[name].shape != found[name].shape}
     if odd:
         raise InputError(f"{path} does not fit config.json beside it: {sorted(odd)[:5]}; export the model again.")
-    model.load_state_dict(found, strict=False)  # the text encoder has its weights from its own folder
+    model.load_state_dict(found, strict=False)  # the encoders have theirs from their own folders
 
 
 def _own_weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: weight for name, weight in model.state_dict().items() if not name.startswith("text.")}
+    return {name: weight for name, weight in model.state_dict().items() if not name.startswith(("text.", "image."))}
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -5,13 +5,16 @@ itself, so that what it is worth does not depend on which others stand beside it
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.batch import ItemBatch, PrunerBatch, UserBatch
-from recsys.models.fields import Categories, Numbers
+from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, UserBatch
+from recsys.models.fields import Categories, Numbers, absent
+from recsys.models.fusion import FusionKind, make_fusion
+from recsys.models.notes import NoteEncoder
 from recsys.models.towers import Sizes
 
 USER, QUERY, PROFILE, MOMENT, HISTORY, CANDIDATE = range(6)
@@ -28,8 +31,13 @@ class JointConfig:
     history: int
     profile: bool
     context: bool
+    fusion: FusionKind
+    hide: float
+    notes: int
     text_width: int
     """Of the frozen encoder's vectors; 0 for none."""
+    image_width: int
+    """Likewise."""
     vector_width: int
     """Of the retriever's vectors."""
     evidence: int
@@ -37,18 +45,27 @@ class JointConfig:
 
 
 class JointEncoder(nn.Module):
-    """PrunerBatch -> [B, K, D] states of the candidates, normalised, float32; those of padding mean nothing."""
+    """PrunerBatch -> [B, K, D] states of the candidates, normalised, float32; those of padding mean nothing.
+
+    A candidate is the fusion of its sources. One that is not there, or is hidden in training, is a learnt vector.
+    """
 
     def __init__(self, config: JointConfig, sizes: Sizes) -> None:
         super().__init__()
-        width = config.width
-        self.words = _projection(config.text_width, width) if config.text_width else None
+        width, text_width = config.width, config.text_width
+        self.hide = config.hide
+        self.words = _projection(text_width, width) if text_width else None
+        self.picture = _projection(config.image_width, width) if config.image_width else None
         self.item = _projection(config.vector_width, width)
         self.user = _projection(config.vector_width, width)
         self.match = nn.Linear(config.vector_width, width)
         self.evidence = nn.Linear(config.evidence, width)
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
+        notes = {name: count for name, count in (("reviews", sizes.reviews), ("ads", sizes.ads)) if count is not None}
+        self.notes = nn.ModuleDict(
+            {name: NoteEncoder(text_width, count, width, config.notes) for name, count in notes.items()}
+        )
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
         self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
         self.context = Categories(sizes.context, width) if config.context and sizes.context else None
@@ -57,6 +74,12 @@ class JointEncoder(nn.Module):
         self.recency = nn.Embedding(config.history, width)
         for table in (self.kind, self.recency, *([self.event] if self.event else [])):
             nn.init.normal_(table.weight, std=0.02)
+        there = {"text": self.words, "image": self.picture}
+        self.missing = nn.ParameterDict(
+            {name: torch.randn(width) * 0.02 for name, part in there.items() if part is not None}
+        )
+        columns = [part for part in (self.words, self.picture, self.category, self.number) if part is not None]
+        self.fusion = make_fusion(config.fusion, 3 + len(columns) + len(self.notes), width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -64,7 +87,8 @@ class JointEncoder(nn.Module):
     def forward(self, batch: PrunerBatch, evidence: Tensor) -> Tensor:
         """`evidence` [B, K, E] is what the sources say of each candidate (`retriever_evidence`)."""
         items = self._items(batch.items, batch.item_vector)
-        users, mask = self._users(batch, items)
+        entries = torch.stack(list(items.values())).sum(0)
+        users, mask = self._users(batch, entries)
         x = torch.cat([users, self._candidates(batch, items, evidence)], dim=1)
         seen = _visible(mask, batch.candidate.shape[1])
         x = self.dropout(x)
@@ -72,21 +96,46 @@ class JointEncoder(nn.Module):
             x = block(x, seen)
         return self.norm(x[:, users.shape[1] :].float())
 
-    def _items(self, batch: ItemBatch, vectors: Tensor) -> Tensor:
-        """[n, D], one state for each distinct item."""
-        state = self.item(vectors)
-        if self.words is not None and batch.text_vector is not None:
-            state = state + self.words(batch.text_vector)
+    def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
+        """[n, D] of each source, for each distinct item."""
+        found = {"item": self.item(vectors)}
+        if self.words is not None:
+            words, missing = batch.text_vector, self.missing["text"]
+            found["text"] = (
+                missing.expand_as(found["item"]) + absent(self.words) if words is None else self.words(words)
+            )
+        if self.picture is not None:
+            picture, known, missing = batch.image_vector, batch.image_known, self.missing["image"]
+            if picture is None or known is None:
+                found["image"] = missing.expand_as(found["item"]) + absent(self.picture)
+            else:
+                found["image"] = torch.where(known[:, None], self.picture(picture), missing)
         if self.category is not None and batch.category is not None:
-            state = state + self.category(batch.category)
-        return state if self.number is None or batch.number is None else state + self.number(batch.number)
+            found["category"] = self.category(batch.category)
+        if self.number is not None and batch.number is not None:
+            found["number"] = self.number(batch.number)
+        return found
 
-    def _candidates(self, batch: PrunerBatch, items: Tensor, evidence: Tensor) -> Tensor:
+    def _candidates(self, batch: PrunerBatch, items: dict[str, Tensor], evidence: Tensor) -> Tensor:
         """[B, K, D]; the product of the retriever's two vectors lets its score be weighed anew, part by part."""
         rows = batch.candidate.clamp_min(0)
         match = F.embedding(rows, batch.item_vector) * batch.user_vector[:, None]
-        state = F.embedding(rows, items) + self.match(match) + self.evidence(evidence)
-        return state + self.kind.weight[CANDIDATE]
+        sources = {name: F.embedding(rows, states) for name, states in items.items()}
+        sources |= {"match": self.match(match), "evidence": self.evidence(evidence)}
+        for name, part in self.notes.items():
+            notes: NoteBatch | None = getattr(batch, name)
+            missing = cast(NoteEncoder, part).missing()
+            found = missing.expand_as(sources["match"]) if notes is None else part(notes)
+            sources[name] = torch.where(self._hidden(batch)[..., None], missing, found)
+        for name, missing in self.missing.items():
+            sources[name] = torch.where(self._hidden(batch)[..., None], missing, sources[name])
+        return self.fusion(torch.stack(list(sources.values()), dim=-2)) + self.kind.weight[CANDIDATE]
+
+    def _hidden(self, batch: PrunerBatch) -> Tensor:
+        """[B, 1] bool, drawn anew at each call: from which requests a source is hidden in training."""
+        if not (self.training and self.hide):
+            return torch.zeros_like(batch.candidate[:, :1], dtype=torch.bool)
+        return torch.rand(batch.rows, 1, device=batch.candidate.device) < self.hide
 
     def _users(self, batch: PrunerBatch, items: Tensor) -> tuple[Tensor, Tensor]:
         """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
@@ -95,22 +144,23 @@ class JointEncoder(nn.Module):
         queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
         if queries is not None and users.query is not None:
             single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))
-        single += [(PROFILE, state, None) for state in [self._profile(users)] if state is not None]
+        single += [(PROFILE, state, None) for state in [self._profile(batch)] if state is not None]
         if self.context is not None and users.context is not None:
             now = users.context[torch.arange(batch.rows, device=items.device), users.history_mask.sum(1)]
-            single.append((MOMENT, self.context(now[..., None]), None))
+            single.append((MOMENT, self.context(now.masked_fill(self._hidden(batch), 0)[..., None]), None))
         always = torch.ones_like(batch.candidate[:, 0], dtype=torch.bool)
         tokens = torch.stack([state + self.kind.weight[kind] for kind, state, _ in single], dim=1)
         real = torch.stack([always if mask is None else mask for *_, mask in single], dim=1)
         history, latest = self._history(users, items, queries)
+        latest = latest & ~self._hidden(batch)
         return torch.cat([tokens, history], dim=1), torch.cat([real, latest], dim=1)
 
-    def _profile(self, users: UserBatch) -> Tensor | None:
-        parts = []
+    def _profile(self, batch: PrunerBatch) -> Tensor | None:
+        parts, users, hidden = [], batch.users, self._hidden(batch)
         if self.profile is not None and users.profile is not None:
-            parts.append(self.profile(users.profile))
+            parts.append(self.profile(users.profile.masked_fill(hidden[..., None], 0)))
         if self.profile_number is not None and users.profile_number is not None:
-            parts.append(self.profile_number(users.profile_number))
+            parts.append(self.profile_number(users.profile_number.masked_fill(hidden, torch.nan)))
         return torch.stack(parts).sum(dim=0) if parts else None
 
     def _history(self, users: UserBatch, items: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from recsys.batch import PrunerBatch
-from recsys.config import TextConfig
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, Meaning
+from recsys.models.fusion import FusionKind
+from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -32,6 +34,15 @@ class PrunerConfig:
     text: TextConfig | None = None
     """Text encoder. frozen: cached vectors feed the joint transformer; lora or full: a cross-encoder over pairs of
     texts; null: the joint transformer without texts."""
+    image: ImageConfig | None = None
+    """Image encoder of candidates and of the history's items, mode frozen (joint transformer)."""
+    fusion: FusionKind = "sum"
+    """How the sources of a candidate become one vector (joint transformer): sum, concat, gated or attention."""
+    hide: float = 0.0
+    """Share of a training batch's requests from which each source is hidden, each drawn by itself, so that none is
+    leant on alone and what is missing is known (joint transformer)."""
+    notes: int = 4
+    """Latest reviews, and latest ads, of a candidate that are read (joint transformer)."""
     width: int = 128
     """Of the joint transformer."""
     layers: int = 2
@@ -52,6 +63,13 @@ class PrunerConfig:
     def __post_init__(self) -> None:
         if self.evidence == "after" and not self.reads_pairs:
             raise InputError("model.evidence 'after' is for a cross-encoder; set model.text.mode to lora or full.")
+        if self.image is not None and (self.image.mode != "frozen" or self.reads_pairs):
+            raise InputError(
+                "model.image is for the joint transformer, in mode frozen: train it in a retriever, and name its "
+                "folder RUN/model/image."
+            )
+        if not 0 <= self.hide < 1 or self.notes < 1:
+            raise InputError(f"model: expected hide in [0, 1) and notes from 1; found {self.hide} and {self.notes}.")
         if self.width % self.heads:
             raise InputError(f"model.width {self.width} is no multiple of model.heads {self.heads}; change one.")
         if self.history < 1:
@@ -73,14 +91,16 @@ class Pruner(nn.Module):
     """
 
     def __init__(
-        self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int, lexical: bool = False
-    ) -> None:
+        self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int, lexical: bool = False,
+        image: ImageEncoder | None = None,
+    ) -> None:  # fmt: skip
         """`vector_width` is the width of the retriever's vectors; `sizes` those of the data's columns."""
         super().__init__()
-        self.config, self.sizes, self.text, self.vector_width = config, sizes, text, vector_width
+        self.config, self.sizes, self.text, self.image, self.vector_width = config, sizes, text, image, vector_width
         self.lexical = lexical
         text_width = text.width if text else 0
-        shape = _joint_config(config, text_width, vector_width, evidence=3 if lexical else 2)
+        image_width = image.width if image else 0
+        shape = _joint_config(config, text_width, image_width, vector_width, evidence=3 if lexical else 2)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         self.norm = nn.LayerNorm(width) if config.reads_pairs else nn.Identity()  # joint states are normalised already
@@ -153,9 +173,11 @@ def _standardised(scores: Tensor, real: Tensor) -> Tensor:
     return centred / spread.clamp_min(1e-6)
 
 
-def _joint_config(config: PrunerConfig, text_width: int, vector_width: int, *, evidence: int) -> JointConfig:
+def _joint_config(
+    config: PrunerConfig, text_width: int, image_width: int, vector_width: int, *, evidence: int
+) -> JointConfig:
     return JointConfig(
         width=config.width, layers=config.layers, heads=config.heads, dropout=config.dropout, history=config.history,
-        profile=config.profile, context=config.context, text_width=text_width, vector_width=vector_width,
-        evidence=evidence,
+        profile=config.profile, context=config.context, fusion=config.fusion, hide=config.hide, notes=config.notes,
+        text_width=text_width, image_width=image_width, vector_width=vector_width, evidence=evidence,
     )  # fmt: skip

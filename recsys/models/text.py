@@ -116,9 +116,7 @@ class TextEncoder(nn.Module):
         are slow, or the model is narrow) those of like length are read together. The values are those of one padded
         batch up to rounding.
         """
-        keeps_apart = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
-        packs = keeps_apart and self.width >= _WIDE
-        if packs and not self.compiled and batch.ids.device.type == "cpu" and len(batch.ids) > 1:
+        if self._packs(batch):
             lengths = batch.mask.sum(1)
             wasteful = len(lengths) * int(lengths.max()) > _WASTE * int(lengths.sum())
             return self._packed(batch) if wasteful else self._pooled(batch.take(torch.arange(len(lengths))))
@@ -129,6 +127,18 @@ class TextEncoder(nn.Module):
         order = lengths.argsort(stable=True)
         parts = [self._pooled(batch.take(rows)) for rows in order.tensor_split(groups)]
         return torch.cat(parts)[order.argsort()]
+
+    def token_states(self, batch: TextBatch) -> Tensor:
+        """[tokens, W] float32: the states of the real tokens, text after text."""
+        if self._packs(batch):
+            return widened(packed_states(self.model, batch, typed=self._typed))
+        return widened(self.states(batch)[batch.mask])
+
+    def _packs(self, batch: TextBatch) -> bool:
+        """Whether packing these texts is right, and faster."""
+        keeps_apart = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
+        on_cpu = batch.ids.device.type == "cpu"
+        return keeps_apart and self.width >= _WIDE and not self.compiled and on_cpu and len(batch.ids) > 1
 
     @property
     def _typed(self) -> bool:

@@ -1,17 +1,18 @@
 """The two towers: items to vectors, users (history, profile, context, query) to vectors in the same space."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, TextBatch, UserBatch
-from recsys.config import TextConfig
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.fields import Categories, Numbers, absent, contribution, widened
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
+from recsys.models.image import ImageEncoder
 from recsys.models.text import TextEncoder
 
 LARGEST_SCALE = 100.0
@@ -29,6 +30,11 @@ class RetrieverConfig:
 
     text: TextConfig | None = None
     """Text encoder of items and queries (shared)."""
+    image: ImageConfig | None = None
+    """Image encoder of items, where data.items.image names a column."""
+    hide: float = 0.0
+    """Share of a training batch's items with a picture whose words are hidden, of those whose picture is (never both),
+    of the users whose profile is and of those whose moment is: none is leant on alone, and what is missing is known."""
     width: int | None = None
     """Width of the vectors; null: the text encoder's own, without a projection."""
     id_vector: bool = True
@@ -55,6 +61,8 @@ class RetrieverConfig:
             raise InputError(f"model.temperature is {self.temperature}; expected {1 / LARGEST_SCALE} or more, or null.")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout is {self.dropout}; expected a share in [0, 1).")
+        if not 0 <= self.hide <= 0.5:
+            raise InputError(f"model.hide is {self.hide}; expected a share from 0 to 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +77,25 @@ class Sizes:
     context: list[int] = field(default_factory=list)
     event: int = 0
     vocab: int = 0
+    reviews: int | None = None
+    """Numbers beside each review; None: there are no reviews."""
+    ads: int | None = None
+    """Likewise."""
 
 
 class Retriever(nn.Module):
     """Two towers with one text encoder. It does not know that it is distributed, nor what loss trains it."""
 
-    def __init__(self, config: RetrieverConfig, sizes: Sizes, text: TextEncoder | None) -> None:
+    def __init__(
+        self, config: RetrieverConfig, sizes: Sizes, text: TextEncoder | None, image: ImageEncoder | None = None
+    ) -> None:
         super().__init__()
-        self.config, self.sizes, self.text = config, sizes, text
+        self.config, self.sizes, self.text, self.image = config, sizes, text, image
         width = config.width or (text.width if text else None)
         if width is None:
             raise InputError("model.width is null and no text encoder has a width of its own; set it, e.g. to 128.")
         self.width = width
-        self.items = ItemTower(config, sizes, width, text.width if text else 0)
+        self.items = ItemTower(config, sizes, width, text.width if text else 0, image.width if image else 0)
         self.users = UserTower(config, sizes, width)
         if text is None and self.users.out is None:
             raise InputError("Nothing describes a user: set model.history, model.text for queries, or data.users.")
@@ -109,31 +123,65 @@ class Retriever(nn.Module):
     def encode_items(self, batch: ItemBatch) -> Tensor:
         """[n, D] item vectors."""
         text = self.text_vectors(batch.text, batch.text_vector)
-        vectors = self.items(batch, text)
-        return self._finish(vectors if text is not None else vectors + absent(self.text))
+        image = self._image_vectors(batch)
+        unused = absent(self.text if text is None else None, self.image if image is None else None)
+        return self._finish(self.items(batch, text, image) + unused)
+
+    def _image_vectors(self, batch: ItemBatch) -> Tensor | None:
+        """[n, W] pooled states of the pictures: computed, of those that there are, or the cached ones."""
+        if batch.image_vector is not None or batch.image is None or batch.image_known is None:
+            return batch.image_vector
+        assert self.image is not None
+        rows = batch.image_known.nonzero()[:, 0]
+        found = self.image(batch.image[rows])
+        return found.new_zeros(len(batch.index), found.shape[1]).index_copy(0, rows, found)
 
     def encode_users(self, batch: UserBatch, items: Tensor) -> Tensor:
         """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""
+        batch = self._partly_hidden(batch)
         text = self.text_vectors(batch.query_text, batch.query_vector)
         queries = None if text is None else self._finish(self.items.project_text(text))
         return self._finish(self.users(batch, items, queries))
+
+    def _partly_hidden(self, batch: UserBatch) -> UserBatch:
+        """In training, profiles and moments of a share `hide` of the users are missing, each drawn by itself."""
+        if not (self.training and self.config.hide):
+            return batch
+        draw = torch.rand(2, len(batch.history), 1, device=batch.history.device)
+        profile, moment = (draw < self.config.hide).unbind()
+        known, numbers, context = batch.profile, batch.profile_number, batch.context
+        return replace(
+            batch,
+            profile=None if known is None else known.masked_fill(profile[..., None], 0),
+            profile_number=None if numbers is None else numbers.masked_fill(profile, torch.nan),
+            context=None if context is None else context.masked_fill(moment[..., None], 0),
+        )
 
     def _finish(self, vectors: Tensor) -> Tensor:
         return F.normalize(widened(vectors), dim=-1) if self.config.normalize else widened(vectors)
 
 
 class ItemTower(nn.Module):
-    """Text, categories, numbers and an optional learnt id vector, summed in the model's width and normalised."""
+    """Text, picture, categories, numbers and an optional learnt id vector, summed in the model's width and normalised.
 
-    def __init__(self, config: RetrieverConfig, sizes: Sizes, width: int, text_width: int) -> None:
+    A picture that is missing is a learnt vector; so are words where a batch has none, or they are hidden in training.
+    """
+
+    def __init__(
+        self, config: RetrieverConfig, sizes: Sizes, width: int, text_width: int, image_width: int = 0
+    ) -> None:
         super().__init__()
-        others = config.id_vector or bool(sizes.item_category) or bool(sizes.item_number)
+        others = config.id_vector or bool(sizes.item_category) or bool(sizes.item_number) or bool(image_width)
         if not text_width and not others:
             raise InputError("Nothing describes an item: set model.text, model.id_vector: true, or category columns.")
         self.width, self.text_only = width, not others
         self.text_norm = nn.LayerNorm(text_width) if text_width and others else nn.Identity()
         plain = not text_width or (self.text_only and width == text_width)
         self.text = None if plain else nn.Linear(text_width, width)
+        self.image = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, width)) if image_width else None
+        self.no_image = nn.Parameter(torch.zeros(width)) if image_width else None
+        self.hide = config.hide if image_width and text_width else 0.0
+        self.no_text = nn.Parameter(torch.zeros(width)) if text_width and others else None
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
         self.id = _id_vectors(sizes.items, width) if config.id_vector else None
@@ -145,15 +193,39 @@ class ItemTower(nn.Module):
         text = self.dropout(self.text_norm(widened(text)))
         return text if self.text is None else self.text(text)
 
-    def forward(self, batch: ItemBatch, text: Tensor | None) -> Tensor:
-        """[n, D]; `text` [n, W] are the text states of the items."""
+    def forward(self, batch: ItemBatch, text: Tensor | None, image: Tensor | None = None) -> Tensor:
+        """[n, D]; `text` and `image` [n, W] are the states of the items' words and pictures."""
         total = torch.zeros(len(batch.index), self.width, device=batch.index.device)
-        total = total + (absent(self.text_norm, self.text) if text is None else self.project_text(text))
+        seen = None if image is None else batch.image_known
+        words, picture = self._shown(seen, len(total), total.device)
+        total = total + self._words(text, words) + self._picture(image, picture)
         total = total + self.dropout(contribution(self.category, batch.category))
         total = total + contribution(self.number, batch.number)
         if self.id is not None:
             total = total + ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index))
         return self.norm(total)
+
+    def _shown(self, seen: Tensor | None, rows: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """[n, 1] bool each, of whose words and whose picture something is told; None: of all, and of none."""
+        if seen is None or not (self.training and self.hide):
+            return None, None if seen is None else seen[:, None]
+        draw, there = torch.rand(rows, 1, device=device), seen[:, None]
+        return ~there | (draw >= self.hide), there & (draw < 1 - self.hide)
+
+    def _words(self, text: Tensor | None, shown: Tensor | None) -> Tensor:
+        if text is None:
+            return absent(self.text_norm, self.text) + (0.0 if self.no_text is None else self.no_text)
+        words = self.project_text(text)
+        if self.no_text is None or shown is None:
+            return words + absent(self.no_text)
+        return torch.where(shown, words, self.no_text)
+
+    def _picture(self, image: Tensor | None, shown: Tensor | None) -> Tensor:
+        if self.image is None or self.no_image is None:
+            return absent()
+        if image is None or shown is None:
+            return absent(self.image) + self.no_image
+        return torch.where(shown, self.dropout(self.image(widened(image))), self.no_image)
 
 
 def _id_vectors(items: int, width: int) -> nn.Embedding:

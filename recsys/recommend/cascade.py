@@ -1,7 +1,9 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
 import json
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -9,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import polars as pl
 
-from recsys.data.datasets import Features, Texts
+from recsys.data.features import Features, Texts
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
@@ -18,7 +20,7 @@ from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
-from recsys.retrieval.candidates import retrieve
+from recsys.retrieval.candidates import Found, retrieve
 from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
@@ -72,7 +74,10 @@ class OpenPruner:
                 f"{model.vector_width}, here {width}, or other values in its tables. Train it on this one's candidates."
             )
         words = None if model.config.reads_pairs else TextReader.open(folder, model, config.cache)
-        features = open_features(words, retriever.data, config)
+        features = open_features(
+            words, retriever.data, config, model.image, notes=0 if model.config.reads_pairs else model.config.notes,
+            hidden=retriever.features.hidden,
+        )  # fmt: skip
         pairs = open_pairs(folder, model, retriever.data, config)
         path = folder / "lexical.json"
         lexical = json.loads(path.read_text()) if path.is_file() else None
@@ -104,9 +109,9 @@ class Cascade:
     @classmethod
     def open(
         cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
-        lexical: LexicalConfig | None = None,
+        lexical: LexicalConfig | None = None, hidden: Collection[str] = (),
     ) -> Self:  # fmt: skip
-        """Load the models of two training runs, prepare the data and embed the catalogue.
+        """Load the models of two training runs, prepare the data and embed the catalogue, without `hidden` sources.
 
         A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries.
         """
@@ -114,7 +119,7 @@ class Cascade:
             name = "probability" if decision.loss is None else "loss"
             remedy = "set pruner: RUN, or decide by decision.top alone"
             raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
-        first = OpenRetriever.open(Path(retriever), config)
+        first = OpenRetriever.open(Path(retriever), config, hidden)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
         decided: dict[str, DecisionConfig] = dict.fromkeys(KINDS, decision)
         if second is not None:
@@ -149,18 +154,12 @@ class Cascade:
     def recommend(self, requests: Requests, clock: Clock | None = None) -> Lists:
         """The lists of some requests; `clock` takes the time of the parts "retrieve", "score" and "decide"."""
         part = nullcontext if clock is None else clock.part
-        with part("retrieve"):
-            found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
-        if self.pruner is None:
+        found, logits = self.judge(requests, clock)
+        if logits is None or self.pruner is None:
             kept = slice(self.length)
             return Lists(
                 items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
                 pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
-            )  # fmt: skip
-        with part("score"):
-            logits = score_candidates(
-                self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
-                found.users, pairs=self.pruner.pairs, lexical=found.lexical,
             )  # fmt: skip
         with part("decide"):
             asks = requests.queries[:, None] >= 0
@@ -170,6 +169,20 @@ class Cascade:
                 found.items, found.scores, logits, chances, top=self.decision[USERS].top,
                 least=np.where(asks, queries, users),
             )  # fmt: skip
+
+    def judge(self, requests: Requests, clock: Clock | None = None) -> tuple[Found, np.ndarray | None]:
+        """Candidates of some requests, and the pruner's logits of them [B, K]; None where there is no pruner."""
+        part = nullcontext if clock is None else clock.part
+        with part("retrieve"):
+            found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
+        if self.pruner is None:
+            return found, None
+        with part("score"):
+            logits = score_candidates(
+                self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
+                found.users, pairs=self.pruner.pairs, lexical=found.lexical,
+            )  # fmt: skip
+        return found, logits
 
     def fusion_fault(self) -> str:
         """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""
@@ -194,7 +207,9 @@ class Cascade:
 
 def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:
     queries = words.read_once(text) if words is not None and text is not None else Texts()
-    return Features(data, features.item_texts, queries, max_items=features.max_items)
+    other = copy(features)
+    other.data, other.query_texts, other.searches = data, queries, None
+    return other
 
 
 def prune(

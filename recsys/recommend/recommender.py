@@ -125,7 +125,7 @@ class Recommender:
         count = np.arange(size)
         return Histories(
             offsets=np.array([0, size]), item=np.array([*map(self._row, history), 0], dtype=np.int32),
-            order=count.astype(np.float64), position=count,
+            order=np.append(np.arange(size - 1, dtype=np.float64), np.inf), position=count,
             event=np.array([*(_code(data.codes.event, event) for event in named), 0], dtype=np.int16),
             target=np.array([*(events is None or had is None or event in had for event in named), False]),
             stage=np.zeros(size, dtype=np.int8),

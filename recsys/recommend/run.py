@@ -1,4 +1,4 @@
-"""The inference stages: candidates, recommend, search, export. Each reads files and writes files."""
+"""The inference stages: candidates, mine, recommend, search, export. Each reads files and writes files."""
 
 import hashlib
 import json
@@ -31,10 +31,11 @@ from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
 from recsys.retrieval.index import set_search_threads
 from recsys.retrieval.lexical import LexicalConfig
+from recsys.retrieval.mine import MineConfig, mine, print_audit
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
-STAGES = ("candidates", "recommend", "search", "export")
+STAGES = ("candidates", "mine", "recommend", "search", "export")
 """What `infer` can be asked to do."""
 
 
@@ -58,6 +59,10 @@ class InferRun:
     """Items that the retriever proposes for each request."""
     lexical: LexicalConfig | None = None
     """BM25 as a second source for queries; its list and the retriever's become one of as many; null: none."""
+    mine: MineConfig = field(default_factory=MineConfig)
+    """Which items of the retriever's ranking are hard negatives (stage mine)."""
+    last_round: str | None = None
+    """Folder of an earlier round of mining, to tell how much is new (stage mine)."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
     users: str | None = None
@@ -143,6 +148,8 @@ def run_stage(name: str, config: InferRun) -> Path:
     match name:
         case "candidates":
             return _candidates(config)
+        case "mine":
+            return _mine(config)
         case "recommend":
             return _recommend(config)
         case "search":
@@ -161,6 +168,14 @@ def _candidates(config: InferRun) -> Path:
     print(f"{count:,} requests x {config.candidates} candidates -> {folder}", file=sys.stderr)
     if config.lexical is not None and config.evaluate:
         report_sources(config.folder, Path(config.retriever), retriever.data, folder, config.lexical)
+    return folder
+
+
+def _mine(config: InferRun) -> Path:
+    retriever, folder = OpenRetriever.open(Path(config.retriever), config.data), _output(config, "mined")
+    last = None if config.last_round is None else Path(config.last_round)
+    found = mine(retriever, folder, config.mine, last_round=last, overwrite=config.overwrite, part=config.part)
+    print(print_audit(found), file=sys.stderr)
     return folder
 
 
@@ -186,7 +201,8 @@ def _recommend(config: InferRun) -> Path:
 def _search(config: InferRun) -> Path:
     data = config.data
     if "queries" in data.tables and "relevance" not in data.tables:
-        data = replace(data, tables={**data.tables, "relevance": ""})  # the root's relevance is of other queries
+        tables = {**data.tables, "relevance": ""}  # the root's relevance is of other queries
+        data = replace(data, tables=tables, relevance=replace(data.relevance, match=None))
     cascade, folder = _open(config, data, config.lexical), _output(config, "results")
     if cascade.fusion_fault():
         print(cascade.fusion_fault(), file=sys.stderr)

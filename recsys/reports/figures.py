@@ -33,7 +33,7 @@ VARIABLES |= {colour: f"quiet-{i}" for i, colour in enumerate(QUIET, 1)}
 
 UNITS_PER_INCH = 72  # matplotlib's SVG units
 WIDTH = 490  # of a figure in CSS pixels: about what it gets on the page, so that 12 units of text are 12 pixels
-MAIN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr", "coverage@10", "gini@10", "novelty@10")
+MAIN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr", "coverage@10", "gini@10", "novelty@10", "accuracy")
 QUALITY = ("ndcg", "recall", "mrr", "map", "hit")  # what the validation curves show, besides the loss
 MOST_CURVES = 5  # in one panel
 POINTS_SHOWN = 240  # a curve with more points is averaged down to these

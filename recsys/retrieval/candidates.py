@@ -62,7 +62,7 @@ def write_candidates(
     Files: part-*.parquet (request, stage, item, rank, score, label), item_vectors.npy [N, D],
     user_vectors.npy [requests, D] and, last of all, source.json. A folder that is whole is left as it is.
     """
-    features, tasks = retriever.features, _tasks(retriever.folder.parent)
+    features, tasks = retriever.features, trained_tasks(retriever.folder.parent)
     groups = candidate_requests(retriever.data, tasks)
     if not any(stage == "second" for stage, _ in groups):
         remedy = "set data.split.second to 1 or more before the retriever is trained"
@@ -84,7 +84,8 @@ def write_candidates(
     return sum(len(requests) for _, requests in groups)
 
 
-def _tasks(run: Path) -> list[str]:
+def trained_tasks(run: Path) -> list[str]:
+    """What a retriever was trained for, as its run's config says."""
     path = run / "config.yaml"
     content = yaml.safe_load(path.read_text()) if path.is_file() else None
     if not isinstance(content, dict) or "tasks" not in content:

@@ -1,21 +1,25 @@
 """A retriever's model folder -> readers of its batches, item vectors and user vectors."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import TextBatch
-from recsys.data.datasets import Features, Texts
+from recsys.data.datasets import Features, Texts, note_readers
+from recsys.data.images import Images, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batch
 from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
+from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
@@ -61,21 +65,25 @@ class OpenRetriever:
     """A trained retriever beside the data set that it is used on."""
 
     folder: Path
+    config: DataConfig
     model: Retriever
     words: TextReader | None
     data: Prepared
     features: Features
 
     @classmethod
-    def open(cls, run: Path, config: DataConfig) -> "OpenRetriever":
-        """Load RUN/model and prepare the data with the codes that the model was trained on."""
+    def open(cls, run: Path, config: DataConfig, hidden: Collection[str] = ()) -> "OpenRetriever":
+        """Load RUN/model and prepare the data with the codes that the model was trained on; of `hidden` sources nothing
+        is read.
+        """
         folder = run / "model"
         model = load_retriever(folder)
         codes = Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)
         words = TextReader.open(folder, model, config.cache)
         data = prepare(config, codes)
-        return cls(folder=folder, model=model, words=words, data=data, features=open_features(words, data, config))
+        features = open_features(words, data, config, model.image, hidden=hidden)
+        return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
 
 
 def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
@@ -96,14 +104,40 @@ def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
             )
 
 
-def open_features(words: TextReader | None, data: Prepared, config: DataConfig) -> Features:
-    """Reader of batches in which every text is a vector of `words`."""
+def open_features(
+    words: TextReader | None, data: Prepared, config: DataConfig, image: ImageEncoder | None = None, *,
+    notes: int = 0, hidden: Collection[str] = (),
+) -> Features:  # fmt: skip
+    """Reader of batches in which every text is a vector of `words`, and every picture one of `image`.
+
+    Args:
+        words, image: of the model; None: it reads no texts, or no pictures.
+        data, config: what is read, and the roles of its columns.
+        notes: reviews, and ads, of an item that are read at most; 0: none are.
+        hidden: sources that are read as if the data set did not have them.
+    """
     items = queries = Texts()
     if words is not None:
-        items = words.read(data.catalogue.texts)
+        items = words.read(data.catalogue.texts) if any(data.catalogue.texts) else items
         queries = words.read(data.queries.texts) if data.queries is not None else queries
-    history = config.history
-    return Features(data, items, queries, max_items=history.max_items, searches=history.queries and words is not None)
+    said = data.notes if notes else {}
+    vectors = {name: None if words is None else words.read(one.texts).vectors for name, one in said.items()}
+    return Features(
+        data, items, queries, max_items=config.history.max_items, hidden=hidden,
+        searches=config.history.queries and words is not None,
+        images=None if image is None else _images(image, data, config),
+        notes=note_readers(data, vectors, notes) if notes else None,
+    )  # fmt: skip
+
+
+def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig) -> Images:
+    """Vectors of the items' pictures; where the config names no column of them, all are missing."""
+    column, items = config.items.image, data.tables.items
+    cells = items[column] if column is not None else pl.Series([None] * len(items), dtype=pl.String)
+    return image_source(
+        config.root, cells, encoder.pixels, Path(config.cache), encode=partial(encode_images, encoder),
+        encoder_key=encoder.content_hash(),
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ From the outside inwards: `config` names the columns' roles, `formats` opens a f
 
 from recsys.tables.config import (
     TABLES,
+    AdsConfig,
     DataConfig,
     HistoryConfig,
     InteractionsConfig,
@@ -14,6 +15,7 @@ from recsys.tables.config import (
     PolicyConfig,
     QueriesConfig,
     RelevanceConfig,
+    ReviewsConfig,
     SplitConfig,
     UsersConfig,
 )
@@ -24,6 +26,7 @@ from recsys.tables.read import Tables, read_tables
 
 __all__ = [
     "TABLES",
+    "AdsConfig",
     "DataConfig",
     "Fact",
     "Fault",
@@ -35,6 +38,7 @@ __all__ = [
     "QueriesConfig",
     "RelevanceConfig",
     "Report",
+    "ReviewsConfig",
     "SplitConfig",
     "Tables",
     "UsersConfig",

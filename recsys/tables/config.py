@@ -13,6 +13,8 @@ TABLES = {
     "interactions": ("interactions",),
     "queries": ("queries",),
     "relevance": ("relevance", "qrels"),
+    "reviews": ("reviews",),
+    "ads": ("ads",),
 }
 """Every table and the names its file may have."""
 
@@ -86,6 +88,38 @@ class RelevanceConfig:
     item: str = "item_id"
     grade: str | None = None
     """Column with the grade, 0 = irrelevant; null: every row is relevant with grade 1."""
+    match: str | None = None
+    """Column that queries and items share, for prompts of a class: where there is no relevance table, all items with a
+    query's value are relevant to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewsConfig:
+    """Roles of the reviews table's columns. The pruner reads those that were written before the moment."""
+
+    item: str = "item_id"
+    text: str = "text"
+    order: str = "timestamp"
+    """Column on the same scale as interactions.order."""
+    rating: str | None = None
+    """Number column; scaled by median and interquartile range of the table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdsConfig:
+    """Roles of the ads table's columns. The pruner reads those that had begun before the moment."""
+
+    item: str = "item_id"
+    text: str = "text"
+    order: str = "timestamp"
+    """Column on the same scale as interactions.order."""
+    impressions: str | None = None
+    """Column with the number of times that the ad was shown; with `clicks`, the click rate of an item's earlier ads."""
+    clicks: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.impressions is None) != (self.clicks is None):
+            raise InputError("data.ads: a click rate needs both impressions and clicks; name both columns, or neither.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +136,9 @@ class SplitConfig:
     test_from: float | str | None = None
     second: int = 0
     """Number of each user's last train targets that the retriever is not trained on: the pruner learns from them."""
+    items: str | None = None
+    """Column of the items table with the words train, valid, test, for queries about items that nobody has met: valid
+    items are not learnt from, and are ranked among themselves; the queries may be the same."""
     valid_queries: float = 0.1
     """Share of queries dealt to valid by a hash of their id, where the queries table has no split column."""
     second_queries: float = 0.0
@@ -154,6 +191,10 @@ class DataConfig:
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     queries: QueriesConfig = field(default_factory=QueriesConfig)
     relevance: RelevanceConfig = field(default_factory=RelevanceConfig)
+    reviews: ReviewsConfig | None = None
+    """null: reviews are not read."""
+    ads: AdsConfig | None = None
+    """null: ads are not read."""
     split: SplitConfig = field(default_factory=SplitConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -32,7 +32,7 @@ class BrokenImage:
 def broken_images(root: str, cells: pl.Series) -> list[BrokenImage]:
     """The filled cells without a file, and (where Pillow is installed) those that do not decode, by row."""
     filled = [(row, cell) for row, cell in enumerate(cells) if cell is not None and cell not in ("", b"")]
-    there = [(row, cell) for row, cell in filled if isinstance(cell, bytes) or _is_file(root, cell)]
+    there = [(row, cell) for row, cell in filled if isinstance(cell, bytes) or is_inside(root, cell)]
     here = {row for row, _ in there}
     broken = [BrokenImage(row, "missing image") for row, _ in filled if row not in here]
     if find_spec("PIL") is not None:
@@ -46,7 +46,8 @@ def broken_images(root: str, cells: pl.Series) -> list[BrokenImage]:
     return sorted(broken, key=lambda one: one.row)
 
 
-def _is_file(root: str, path: str) -> bool:
+def is_inside(root: str, path: str) -> bool:
+    """Whether this is a file below the root; a path that leads out of it is none."""
     outside = Path(path).is_absolute() or ".." in Path(path).parts  # a table must not point out of its folder
     try:
         return not outside and (Path(root) / path).is_file()

@@ -35,11 +35,10 @@ def inspect(config: DataConfig, show_ids: bool = False) -> Inspection:
     kind = "missing or unreadable table"
     faults = tuple(Fault(table=table, kind=kind, message=said) for table, said in problems.items())
     seen = Inspection(config=config, frames={}, faults=faults, show_ids=show_ids)
-    if not config.items.text:
-        remedy = "Set data.items.text to the columns that say what an item is."
-        seen = add(
-            seen, [Fault(table="items", kind="no text column", message="no text column is named", remedy=remedy)]
-        )
+    if not config.items.text and not config.items.image:
+        remedy = "Set data.items.text to the columns that say what an item is, or data.items.image."
+        message = "neither a text column nor pictures are named"
+        seen = add(seen, [Fault(table="items", kind="no text column", message=message, remedy=remedy)])
     seen = add(seen, _lonely_tables(config, set(frames)))
     for table, frame in frames.items():  # items and users before what names them
         try:
@@ -55,7 +54,7 @@ def _lonely_tables(config: DataConfig, there: set[str]) -> Iterable[Fault]:
     if "relevance" in there and "queries" not in there:
         message = f"relevance without the queries that it is about: {what_is_there(config.root, ('queries',))}"
         yield Fault(table="relevance", kind="missing table", message=message, severity="warning")
-    if "queries" in there and not there & {"relevance", "interactions"}:
+    if "queries" in there and not there & {"relevance", "interactions"} and not config.relevance.match:
         message = "neither relevance nor interactions: there is nothing to learn from or to measure by"
         yield Fault(table="queries", kind="missing table", message=message, severity="warning")
 
@@ -71,6 +70,8 @@ def _look_at(seen: Inspection, table: str, frame: pl.LazyFrame) -> Inspection:
 _OWN: dict[str, tuple[Callable[[Inspection, str], Iterable[Fault]], ...]] = {
     "interactions": (event_faults, duplicate_faults, leak_faults),
     "queries": (scale_faults,),
+    "reviews": (scale_faults,),
+    "ads": (scale_faults,),
 }
 
 

@@ -112,8 +112,9 @@ def leak_faults(seen: Inspection, table: str) -> Iterable[Fault]:
 
 
 def scale_faults(seen: Inspection, table: str) -> Iterable[Fault]:
-    """A query's time must be on the interactions' scale."""
-    own, other = seen.config.queries.order, seen.config.interactions.order
+    """The time of a query, a review or an ad must be on the interactions' scale."""
+    roles_of = {"queries": seen.config.queries, "reviews": seen.config.reviews, "ads": seen.config.ads}[table]
+    own, other = roles_of.order if roles_of else None, seen.config.interactions.order
     if own is None or not seen.has(table, own) or not seen.has("interactions", other):
         return
     types = seen.frames[table].collect_schema()[own], seen.frames["interactions"].collect_schema()[other]

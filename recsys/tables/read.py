@@ -30,13 +30,16 @@ class Tables:
     """Never read whole, so that it may be larger than memory."""
     queries: pl.DataFrame | None
     relevance: pl.DataFrame | None
+    reviews: pl.DataFrame | None = None
+    ads: pl.DataFrame | None = None
 
 
 def open_tables(config: DataConfig) -> tuple[dict[str, pl.LazyFrame], dict[str, str]]:
     """Every table that there is, unread, and for each that cannot be opened a sentence that says why."""
     sources: dict[str, Source] = {}
     problems: dict[str, str] = {}
-    for table, names in TABLES.items():
+    asked = {"reviews": config.reviews is not None, "ads": config.ads is not None}
+    for table, names in ((table, names) for table, names in TABLES.items() if asked.get(table, True)):
         try:
             source = open_source(config.root, names, config.tables.get(table))
             if source is not None:
@@ -45,14 +48,16 @@ def open_tables(config: DataConfig) -> tuple[dict[str, pl.LazyFrame], dict[str, 
             if str(error) not in problems.values():  # a wrong root is one fault and not five
                 problems[table] = str(error)
     if not problems:
-        problems = _missing_tables(config, sources)
+        problems = _missing_tables(config, sources, asked)
     return _with_equal_ids(config, sources), problems
 
 
-def _missing_tables(config: DataConfig, sources: dict[str, Source]) -> dict[str, str]:
+def _missing_tables(config: DataConfig, sources: dict[str, Source], asked: dict[str, bool]) -> dict[str, str]:
     missing: dict[str, str] = {}
     if "items" not in sources:
         missing["items"] = f"There is no items table: {what_is_there(config.root, TABLES['items'])}"
+    for table in (table for table, wanted in asked.items() if wanted and table not in sources):
+        missing[table] = f"data.{table} is set, and there is no such table: {what_is_there(config.root, TABLES[table])}"
     if "interactions" not in sources and "queries" not in sources:
         there = what_is_there(config.root, ("interactions", "queries"))
         missing["interactions"] = f"There is neither an interactions nor a queries table: {there}"
@@ -128,6 +133,8 @@ def tables_of(config: DataConfig, frames: dict[str, pl.LazyFrame]) -> Tables:
         interactions=interactions,
         queries=read.get("queries"),
         relevance=read.get("relevance"),
+        reviews=read.get("reviews"),
+        ads=read.get("ads"),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import polars as pl
 
 from recsys.errors import nearest
-from recsys.tables.config import DataConfig, InteractionsConfig, ItemsConfig, QueriesConfig, SplitConfig
+from recsys.tables.config import AdsConfig, DataConfig, InteractionsConfig, ReviewsConfig, SplitConfig
 
 RoleKind = Literal["key", "link", "text", "category", "number", "order", "image", "event", "split", "grade"]
 
@@ -29,7 +29,7 @@ def roles(config: DataConfig, table: str) -> list[Role]:
     """The roles that `config` gives to columns of `table`, keys and links first."""
     match table:
         case "items":
-            return _item_roles(config.items)
+            return _item_roles(config)
         case "users":
             users = config.users
             key = Role(users.id, "key", "users", setting="users.id")
@@ -37,7 +37,11 @@ def roles(config: DataConfig, table: str) -> list[Role]:
         case "interactions":
             return _interaction_roles(config.interactions, config.split)
         case "queries":
-            return _query_roles(config.queries, config.split)
+            return _query_roles(config)
+        case "reviews":
+            return _review_roles(config.reviews or ReviewsConfig())
+        case "ads":
+            return _ad_roles(config.ads or AdsConfig())
         case _:
             relevance = config.relevance
             grade = [Role(relevance.grade, "grade", setting="relevance.grade")] if relevance.grade else []
@@ -49,10 +53,18 @@ def _many(columns: list[str], kind: RoleKind, table: str) -> list[Role]:
     return [Role(column, kind, setting=f"{table}.{kind}") for column in columns]
 
 
-def _item_roles(items: ItemsConfig) -> list[Role]:
+def _item_roles(config: DataConfig) -> list[Role]:
+    items = config.items
     found = [Role(items.id, "key", "items", setting="items.id"), *_many(items.text, "text", "items")]
     found += [*_many(items.category, "category", "items"), *_many(items.number, "number", "items")]
-    return found + ([Role(items.image, "image", setting="items.image")] if items.image else [])
+    found += [Role(items.image, "image", setting="items.image")] if items.image else []
+    found += [Role(config.split.items, "split", setting="split.items")] if config.split.items else []
+    return found + _matched(config)
+
+
+def _matched(config: DataConfig) -> list[Role]:
+    match = config.relevance.match
+    return [Role(match, "category", setting="relevance.match")] if match else []
 
 
 def _interaction_roles(interactions: InteractionsConfig, split: SplitConfig) -> list[Role]:
@@ -68,7 +80,8 @@ def _interaction_roles(interactions: InteractionsConfig, split: SplitConfig) -> 
     return found + [Role(name, "category", setting="interactions.context") for name in interactions.context]
 
 
-def _query_roles(queries: QueriesConfig, split: SplitConfig) -> list[Role]:
+def _query_roles(config: DataConfig) -> list[Role]:
+    queries, split = config.queries, config.split
     found = [
         Role(queries.id, "key", "queries", setting="queries.id"),
         Role(queries.text, "text", setting="queries.text"),
@@ -77,7 +90,26 @@ def _query_roles(queries: QueriesConfig, split: SplitConfig) -> list[Role]:
         found.append(Role(queries.user, "link", "users", required=False, setting="queries.user"))
     if queries.order:
         found.append(Role(queries.order, "order", required=False, setting="queries.order"))
-    return [*found, Role(split.column, "split", required=False, setting="split.column")]
+    return [*found, *_matched(config), Role(split.column, "split", required=False, setting="split.column")]
+
+
+def _review_roles(reviews: ReviewsConfig) -> list[Role]:
+    found = [
+        Role(reviews.item, "link", "items", setting="reviews.item"),
+        Role(reviews.order, "order", setting="reviews.order"),
+        Role(reviews.text, "text", setting="reviews.text"),
+    ]
+    return found + ([Role(reviews.rating, "number", setting="reviews.rating")] if reviews.rating else [])
+
+
+def _ad_roles(ads: AdsConfig) -> list[Role]:
+    found = [
+        Role(ads.item, "link", "items", setting="ads.item"),
+        Role(ads.order, "order", setting="ads.order"),
+        Role(ads.text, "text", setting="ads.text"),
+    ]
+    counts = {"ads.impressions": ads.impressions, "ads.clicks": ads.clicks}
+    return found + [Role(name, "number", setting=setting) for setting, name in counts.items() if name]
 
 
 def missing_columns(config: DataConfig, table: str, frame: pl.LazyFrame) -> list[tuple[Role, str]]:

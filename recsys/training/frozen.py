@@ -1,4 +1,4 @@
-"""Checkpoints without the weights of a text encoder that no step changes: they are the run's input, not its result."""
+"""Checkpoints without the weights of an encoder that no step changes: they are the run's input, not its result."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def drop_frozen(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Take the untrained weights of `model.text` out of a checkpoint that is about to be written."""
+    """Take the untrained weights of the encoders out of a checkpoint that is about to be written."""
     for name in _frozen(model):
         checkpoint["state_dict"].pop(f"model.{name}", None)
 
@@ -19,4 +19,4 @@ def restore_frozen(model: nn.Module, checkpoint: dict[str, Any]) -> None:
 
 def _frozen(model: nn.Module) -> dict[str, nn.Parameter]:
     named = model.named_parameters()
-    return {name: weight for name, weight in named if name.startswith("text.") and not weight.requires_grad}
+    return {name: weight for name, weight in named if name.startswith(("text.", "image.")) and not weight.requires_grad}

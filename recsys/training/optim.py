@@ -16,9 +16,11 @@ class OptimConfig:
 
     epochs: int = 10
     lr: float = 2e-3
-    """Peak learning rate of everything but the text encoder."""
+    """Peak learning rate of everything but the encoders."""
     text_lr: float = 5e-5
     """Peak learning rate of the text encoder."""
+    image_lr: float = 5e-4
+    """Peak learning rate of the image encoder."""
     weight_decay: float = 0.01
     """On matrices; biases, norms and embeddings have none."""
     warmup: float = 0.03
@@ -29,7 +31,7 @@ class OptimConfig:
     """Largest norm of the gradient; 0: no clipping."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or min(self.lr, self.text_lr) <= 0 or min(self.weight_decay, self.clip) < 0:
+        if self.epochs < 1 or min(self.lr, self.text_lr, self.image_lr) <= 0 or min(self.weight_decay, self.clip) < 0:
             raise InputError(
                 f"optim: expected epochs from 1, positive rates, weight_decay and clip from 0; found {self}."
             )
@@ -38,21 +40,19 @@ class OptimConfig:
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters: those below `model.text` at their own rate, and only matrices decayed."""
+    """AdamW over the trained parameters: encoders at their own rates, and only matrices decayed."""
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    own = {"text": config.text_lr, "image": config.image_lr}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             decays = weight.ndim > 1 and id(weight) not in embeddings
-            groups.setdefault((name.startswith("text."), decays), []).append(weight)
+            groups.setdefault((own.get(name.partition(".")[0], config.lr), decays), []).append(weight)
     if not groups:
         raise InputError("Nothing to train: the whole model is frozen. Set text.mode: lora or full, or add a source.")
-    rates, decay = {True: config.text_lr, False: config.lr}, {True: config.weight_decay, False: 0.0}
+    decay = {True: config.weight_decay, False: 0.0}
     return torch.optim.AdamW(
-        [
-            {"params": weights, "lr": rates[text], "weight_decay": decay[decays]}
-            for (text, decays), weights in groups.items()
-        ],
+        [{"params": weights, "lr": rate, "weight_decay": decay[decays]} for (rate, decays), weights in groups.items()],
         betas=(0.9, 0.98),
     )
 

@@ -22,7 +22,7 @@ from recsys.data.datasets import Rows
 from recsys.data.sampling import Draw, deal_batches
 from recsys.errors import InputError, nearest
 from recsys.losses.cached import cut_chunks
-from recsys.training.ranked import RankedTraining
+from recsys.training.module import TrainingModule
 from recsys.training.run import RunConfig
 
 GPUS = {
@@ -96,7 +96,7 @@ class _Probe:
     flops: float
 
 
-def plan(config: RunConfig, module: RankedTraining, rows: Rows, machines: Machines) -> Plan:
+def plan(config: RunConfig, module: TrainingModule, rows: Rows, machines: Machines) -> Plan:
     """Measure small batches, and carry over. Raises InputError where the batch cannot be dealt to the processes."""
     batches = deal_batches(
         rows.lengths(0), rows.groups(), batch_size=config.loader.batch_size, bucket=config.loader.bucket,
@@ -172,7 +172,7 @@ def _kept(module: nn.Module) -> Generator[dict[int, int]]:
 
 def _chunk(module: Any, batch: Any) -> float:
     """Under a cached loss: what the largest chunk of texts keeps while it is encoded for its gradient; else nothing."""
-    config = getattr(module.loss, "cached", None)
+    config = getattr(getattr(module, "loss", None), "cached", None)
     if config is None:
         return 0.0
     texts = [text for text in (batch.items.text if batch.items else None, batch.users.query_text) if text is not None]

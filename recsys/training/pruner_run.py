@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from recsys.data.datamodule import DataModule
-from recsys.data.datasets import Features, Texts
+from recsys.data.datasets import Features, Texts, note_readers
 from recsys.data.lists import CandidateLists, PrunerRows, list_evaluations
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared, prepare
@@ -23,6 +23,7 @@ from recsys.data.text import load_tokenizer
 from recsys.errors import InputError
 from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.decision import DecisionConfig
+from recsys.models.image import ImageEncoder
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.results import add_requests, add_stage, stage_name
@@ -40,7 +41,7 @@ from recsys.training.pruning import (
     weigh,
     write_pruning,
 )
-from recsys.training.retriever_run import sizes, text_sources
+from recsys.training.retriever_run import image_reader, sizes, text_reader, text_sources
 from recsys.training.run import (
     RunConfig,
     check_run,
@@ -155,6 +156,7 @@ def build(
     cache, text, history = Path(config.data.cache), config.model.text, config.model.history
     tokenizer = encoder = pairs = None
     items = queries = Texts()
+    vectors: dict[str, np.ndarray | None] = dict.fromkeys(data.notes)
     if text is not None:
         searches = data.queries.texts if data.queries is not None else []
         tokenizer = load_tokenizer(text, [*data.catalogue.texts, *searches], cache / "tokenizer")
@@ -164,12 +166,22 @@ def build(
             pairs = PairTexts(data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache)
         else:
             items, queries = text_sources(text, data, tokenizer, encoder, cache)
+            vectors = {
+                name: text_reader(text, tokenizer, encoder, cache)(one.texts).vectors
+                for name, one in data.notes.items()
+            }
     searched = config.data.history.queries and queries.vectors is not None
-    features = Features(data, items, queries, max_items=min(history, config.data.history.max_items), searches=searched)
+    pictures = None if config.model.image is None else ImageEncoder.build(config.model.image)
+    features = Features(
+        data, items, queries, max_items=min(history, config.data.history.max_items), searches=searched,
+        images=image_reader(config.data, data, pictures, augment=False),
+        notes=note_readers(data, vectors, config.model.notes),
+    )  # fmt: skip
     torch.manual_seed(config.seed)
     known = sizes(data, len(tokenizer) if tokenizer else 0)
     width, lexical = lists.item_vectors.shape[1], lists.lexical is not None
-    return features, pairs, Pruner(config.model, known, encoder, vector_width=width, lexical=lexical), tokenizer
+    model = Pruner(config.model, known, encoder, vector_width=width, lexical=lexical, image=pictures)
+    return features, pairs, model, tokenizer
 
 
 def _training_rows(

@@ -197,8 +197,8 @@ def _negatives(pool: Pool, masked: Tensor) -> str:
 
 @torch.no_grad()
 def encode_catalogue(model: Retriever, catalogue: ItemBatch, block: int = 512) -> Tensor:
-    """[N, D] vectors of all items, in blocks where their texts have to be encoded. Called outside autocast."""
-    if catalogue.text is None:
+    """[N, D] vectors of all items, in blocks where texts or pictures have to be encoded. Called outside autocast."""
+    if catalogue.text is None and catalogue.image is None:
         return model.encode_items(catalogue)
     rows = torch.arange(len(catalogue.index), device=catalogue.index.device).split(block)
     return torch.cat([model.encode_items(catalogue.take(part)) for part in rows])

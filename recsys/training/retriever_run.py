@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
+from recsys.data.images import Images, image_source
 from recsys.data.mined import read_mined
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
@@ -23,6 +24,7 @@ from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
 from recsys.models.checkpoint import count_parameters, save_retriever
+from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_requests, add_stage, stage_name
@@ -54,6 +56,9 @@ class RetrieverRun(RunConfig):
     """next_item, query_to_item or both."""
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     """What each positive is told apart from."""
+    each_pair: bool = False
+    """Whether every relevant pair of a query and an item is learnt in every epoch, for a few queries with many items
+    each; else every query, with one of its items drawn anew."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -64,12 +69,17 @@ class RetrieverRun(RunConfig):
             raise InputError(f"tasks is {self.tasks}; expected next_item, query_to_item or both.")
         if "next_item" in self.tasks and self.model.history is None:
             raise InputError("Task 'next_item' needs model.history; set it, or train on query_to_item alone.")
+        if "next_item" in self.tasks and self.data.split.items is not None:
+            raise InputError("data.split.items is for queries alone; leave it out, or set tasks: [query_to_item].")
         if "query_to_item" in self.tasks and self.model.text is None:
             raise InputError("Task 'query_to_item' needs model.text, the encoder of queries and items.")
         trained_text = self.model.text is not None and self.model.text.mode != "frozen"
         if trained_text and self.negatives.kind == "all":
             reason = "would encode every item's text at every step"
             raise InputError(f"negatives.kind 'all' with a trained encoder {reason}; set negatives.kind: batch.")
+        if self.negatives.kind == "all" and self.model.image is not None and self.model.image.mode == "full":
+            reason = "would encode every item's picture at every step"
+            raise InputError(f"negatives.kind 'all' with a trained image encoder {reason}; set negatives.kind: batch.")
         if self.loss.cached is not None and not trained_text:
             raise InputError("loss.cached is for a text encoder that is trained; set model.text.mode: full or lora.")
         if self.trainer.strategy == "fsdp" and (self.loss.cached is not None or not trained_text):
@@ -137,9 +147,43 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
         items, queries = text_sources(config.model.text, data, tokenizer, encoder, cache)
     history = config.data.history
     searched = history.queries and encoder is not None
-    features = Features(data, items, queries, max_items=history.max_items, searches=searched)
+    pictures = None
+    if config.model.image is not None:
+        torch.manual_seed(config.seed)
+        pictures = ImageEncoder.build(config.model.image)
+    augment = config.model.image is not None and config.model.image.augment
+    features = Features(
+        data, items, queries, max_items=history.max_items, searches=searched,
+        images=image_reader(config.data, data, pictures, augment=augment),
+    )  # fmt: skip
     torch.manual_seed(config.seed)
-    return features, Retriever(config.model, sizes(data, len(tokenizer) if tokenizer else 0), encoder), tokenizer
+    model = Retriever(config.model, sizes(data, len(tokenizer) if tokenizer else 0), encoder, pictures)
+    return features, model, tokenizer
+
+
+def text_reader(
+    config: TextConfig, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder, cache: Path
+) -> Callable[[list[str]], Texts]:
+    """A table's texts -> how they reach a batch of this encoder."""
+    frozen = config.mode == "frozen"
+    return partial(
+        text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache,
+        encode=(lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths)) if frozen else None,
+        encoder_key=encoder.content_hash() if frozen else "",
+    )  # fmt: skip
+
+
+def image_reader(config: DataConfig, data: Prepared, encoder: ImageEncoder | None, *, augment: bool) -> Images | None:
+    """How pictures reach a batch of this encoder; InputError where no column holds them."""
+    if encoder is None:
+        return None
+    if config.items.image is None:
+        raise InputError("model.image is set, and data.items.image names no column; name the pictures' column.")
+    return image_source(
+        config.root, data.tables.items[config.items.image], encoder.pixels, Path(config.cache),
+        encode=partial(encode_images, encoder) if encoder.frozen else None,
+        encoder_key=encoder.content_hash() if encoder.frozen else "", augment=augment and not encoder.frozen,
+    )  # fmt: skip
 
 
 def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
@@ -150,7 +194,7 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
         hard = read_mined(Path(negatives.mined), negatives.hard, features.data, config.data)
     return RetrieverRows(
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
-        hard=hard, seed=config.seed,
+        hard=hard, each_pair=config.each_pair, seed=config.seed,
     )  # fmt: skip
 
 
@@ -158,14 +202,10 @@ def text_sources(
     config: TextConfig, data: Prepared, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder, cache: Path
 ) -> tuple[Texts, Texts]:
     """How item and query texts reach a batch of this encoder."""
-    frozen = config.mode == "frozen"
-    source = partial(
-        text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache,
-        encode=(lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths)) if frozen else None,
-        encoder_key=encoder.content_hash() if frozen else "",
-    )  # fmt: skip
+    source = text_reader(config, tokenizer, encoder, cache)
     searches = data.queries.texts if data.queries is not None else []
-    return source(data.catalogue.texts), source(searches) if searches else Texts()
+    described = any(data.catalogue.texts)  # where no column of text is named, the items have no words
+    return source(data.catalogue.texts) if described else Texts(), source(searches) if searches else Texts()
 
 
 def sizes(data: Prepared, vocab: int) -> Sizes:
@@ -176,6 +216,7 @@ def sizes(data: Prepared, vocab: int) -> Sizes:
         item_category=[len(values) for values in codes.item_category.values()], item_number=len(codes.item_number),
         user_category=[len(values) for values in codes.user_category.values()], user_number=len(codes.user_number),
         context=[len(values) for values in codes.context.values()], event=len(codes.event), vocab=vocab,
+        **{name: notes.number.shape[1] for name, notes in data.notes.items()},
     )  # fmt: skip
 
 

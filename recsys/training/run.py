@@ -102,7 +102,7 @@ class RunConfig:
     """What every training run has."""
 
     task: str
-    """retriever or pruner."""
+    """retriever, pruner or mlm."""
     name: str
     """Of the run; its folder is RUNS/NAME."""
     runs: str = "runs"

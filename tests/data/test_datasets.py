@@ -1,7 +1,7 @@
 """Training batches against loops over the tables: who sees what, when, and what counts as seen."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -578,3 +578,51 @@ def test_settings_that_make_no_sense_are_refused(data):
         NegativesConfig(random=-1)
     with pytest.raises(InputError, match=r"history_dropout is 1\.0"):
         rows_of(reader(data), history_dropout=1.0)
+
+
+# --- every pair, and items that nobody has met
+
+
+def held_out(data: Prepared) -> Prepared:
+    """Every third item is valid."""
+    stage = np.where(np.arange(ITEMS) % 3 == 0, VALID, TRAIN).astype(np.int8)
+    return replace(data, catalogue=replace(data.catalogue, stage=stage))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_every_relevant_pair_is_a_row(data: Prepared, held: bool):
+    data = held_out(data) if held else data
+    rows = rows_of(reader(data), tasks=["query_to_item"], each_pair=True)
+    batch = rows.assemble(everything(rows, task=1))
+    asked = batch.users.query_vector[batch.users.query, 0].long().tolist()
+    found = sorted(zip(asked, batch.target.tolist(), strict=True))
+    queries, pairs = data.queries, []
+    for query in range(QUERIES):
+        items, grades = queries.relevant(query)
+        for item, grade in zip(items.tolist(), grades, strict=True):
+            known = item % 3 != 0 if held else queries.stage[query] == TRAIN
+            pairs += [(query, item)] if grade > 0 and known else []
+    assert found == sorted(pairs)
+
+
+def test_items_that_are_held_out_are_no_targets_and_no_negatives(data: Prepared):
+    negatives = NegativesConfig(kind="batch", random=40)
+    rows = rows_of(reader(held_out(data)), tasks=["query_to_item"], negatives=negatives)
+    for epoch in range(3):
+        batch = rows.assemble(everything(rows, task=1, epoch=epoch))
+        assert (batch.target % 3 != 0).all()
+        entries = set(batch.users.history[batch.users.history_mask].tolist())
+        others = [int(item) for place, item in enumerate(batch.item) if place not in entries]
+        assert all(item % 3 != 0 for item in others)
+
+
+def test_the_share_of_targets_of_each_item_is_that_of_an_epoch(data: Prepared):
+    rows = rows_of(reader(data), tasks=["query_to_item"], each_pair=True)
+    batch = rows.assemble(everything(rows, task=1))
+    expected = np.bincount(batch.target, minlength=ITEMS) / len(batch.target)
+    np.testing.assert_allclose(rows.query_share, expected)
+
+
+def test_pairs_of_a_query_are_not_dealt_into_one_batch(data: Prepared):
+    rows = rows_of(reader(data), tasks=["query_to_item"], each_pair=True)
+    assert len(set(rows.lengths(0).tolist())) == 1

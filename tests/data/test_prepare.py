@@ -474,3 +474,47 @@ def test_csv_files_with_string_ids_and_no_users_table_are_enough(tmp_path):
     assert data.codes.item_ids == ["007", "8", "x", "y"]
     assert data.histories.offsets.tolist() == [0, 1, 3]
     assert data.histories.item.tolist() == [0, 3, 1]
+
+
+# --- prompts of a class, and items that nobody has met
+
+
+def garments(folder: Path, **sections) -> DataConfig:
+    items = {
+        "item_id": ["a", "b", "c", "d", "e"], "kind": ["hat", "shoe", "hat", None, "hat"],
+        "part": ["train", "train", "valid", "train", "train"], "title": ["1", "2", "3", "4", "5"],
+    }  # fmt: skip
+    queries = {"query_id": ["x", "y", "z"], "query": ["a hat", "a shoe", "a coat"], "kind": ["hat", "shoe", "coat"]}
+    write(folder, items=items, queries=queries)
+    return settings(folder, relevance=RelevanceConfig(match="kind"), **sections)
+
+
+def test_items_with_a_querys_value_are_relevant_to_it(tmp_path):
+    queries = prepare(garments(tmp_path / "data")).queries
+    found = [queries.relevant(query)[0].tolist() for query in range(3)]
+    assert found == [[0, 2, 4], [1], []]
+    assert (queries.grade == 1).all()
+
+
+def test_a_relevance_table_goes_before_a_matching_column(tmp_path):
+    config = garments(tmp_path / "data")
+    write(tmp_path / "data", relevance={"query_id": ["x"], "item_id": ["b"]})
+    queries = prepare(config).queries
+    assert [queries.relevant(query)[0].tolist() for query in range(3)] == [[1], [], []]
+
+
+def test_pairs_are_of_the_stage_of_the_query_or_of_the_item(tmp_path):
+    plain = prepare(garments(tmp_path / "one", split=SplitConfig(valid_queries=0.0)))
+    assert plain.pairs(TRAIN).tolist() == [True] * 4
+    assert plain.catalogue.stage is None
+    held = prepare(garments(tmp_path / "two", split=SplitConfig(items="part")))
+    assert held.pairs(TRAIN).tolist() == [True, False, True, True]
+    assert held.pairs(VALID).tolist() == [False, True, False, False]
+    assert held.popularity().tolist() == [1, 1, 0, 0, 1]
+
+
+def test_a_matching_column_that_a_table_lacks_is_refused(tmp_path):
+    config = garments(tmp_path / "data")
+    pl.read_parquet(tmp_path / "data/queries.parquet").drop("kind").write_parquet(tmp_path / "data/queries.parquet")
+    with pytest.raises(InputError, match=r"queries\.kind.*relevance\.match"):
+        prepare(config)

@@ -1,5 +1,6 @@
 """Requests against loops over the tables, and the order of those for the second selection."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,3 +271,19 @@ def test_joined_requests_are_numbered_on(cascade):
     assert len(joined) == sum(map(len, parts))
     assert joined.queries[len(parts[0])] == parts[1].queries[0]
     np.testing.assert_array_equal(joined.target_rows[-1], parts[-1].target_rows[-1])
+
+
+def test_items_of_one_stage_are_ranked_among_themselves(data: Prepared):
+    stage = np.where(np.arange(len(data.catalogue)) % 3 == 0, VALID, TRAIN).astype(np.int8)
+    held = replace(data, catalogue=replace(data.catalogue, stage=stage))
+    requests = validation_requests(held, ["query_to_item"])["valid_query"]
+    assert (requests.among == VALID).all()
+    assert set(requests.queries.tolist()) == set(held.queries.owner()[held.pairs(VALID)].tolist())
+    for query, right in zip(requests.queries, requests.target_rows, strict=True):
+        items, grades = held.queries.relevant(int(query))
+        assert right.tolist() == items[(grades > 0) & (items % 3 == 0)].tolist()
+    others = np.flatnonzero(stage != VALID)
+    assert all(np.isin(others, seen).all() for seen in seen_items(held, requests))
+    some = requests.take(np.array([1, 0]))
+    assert some.among.tolist() == [VALID, VALID]
+    assert join_requests([some, some]).among.tolist() == [VALID] * 4

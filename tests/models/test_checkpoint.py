@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recsys.batch import ItemBatch, TextBatch, UserBatch
-from recsys.config import TextConfig
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.checkpoint import (
     count_parameters,
@@ -21,6 +21,7 @@ from recsys.models.checkpoint import (
 )
 from recsys.models.decision import KINDS, Calibration, DecisionConfig, Meaning, Promises
 from recsys.models.history import HistoryEncoderConfig
+from recsys.models.image import ImageEncoder
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
@@ -198,3 +199,17 @@ def test_a_pruner_that_is_described_wrongly_is_refused(pruner: Path, key: str, v
     change(pruner, **{key: value})
     with pytest.raises(InputError, match="does not describe a model of this version"):
         load_pruner(pruner)
+
+
+def test_a_model_with_pictures_is_equal_to_the_bit_and_its_encoder_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    image = ImageConfig(model="config:", mode="full", pixels=16, layers=1, width=4)
+    config = RetrieverConfig(width=16, image=image, id_vector=False, history=None)
+    model = Retriever(config, Sizes(items=5, user_category=[2]), None, ImageEncoder.build(image)).eval()
+    save_retriever(model, tmp_path / "model")
+    loaded = load_retriever(tmp_path / "model")
+    pixels = torch.arange(5 * 3 * 16 * 16).view(5, 3, 16, 16).to(torch.uint8)
+    batch = ItemBatch(index=torch.arange(5), image=pixels, image_known=torch.arange(5) < 4)
+    assert torch.equal(loaded.encode_items(batch), model.encode_items(batch))
+    assert not any(name.startswith("image.") for name in load_file(tmp_path / "model/model.safetensors"))
+    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model/image").iterdir()}

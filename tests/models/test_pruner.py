@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.batch import ItemBatch, PrunerBatch, TextBatch, UserBatch
-from recsys.config import TextConfig
+from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, TextBatch, UserBatch
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, save_pruner
 from recsys.models.decision import Calibration, Meaning
+from recsys.models.image import ImageEncoder
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -248,3 +249,111 @@ def test_probabilities_are_calibrated_logits_without_overflow_and_zero_at_paddin
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+# --- pictures, reviews and ads
+
+
+def sourced(batch: PrunerBatch | None = None) -> PrunerBatch:
+    """The batch with pictures, of which one is missing, and with reviews and ads of some candidates."""
+    batch, draw = batch or make_batch(), torch.Generator().manual_seed(5)
+
+    def notes(numbers: int) -> NoteBatch:
+        row = torch.randint(-1, 4, (ROWS, LISTED, 2), generator=draw)
+        return NoteBatch(
+            row=row, vector=torch.randn(4, 6, generator=draw), number=torch.randn(4, numbers, generator=draw),
+            age=torch.rand(ROWS, LISTED, 2, generator=draw) * 30,
+        )  # fmt: skip
+
+    known = torch.arange(ITEMS) != 3
+    items = replace(batch.items, image_vector=torch.randn(ITEMS, 5, generator=draw), image_known=known)
+    return replace(batch, items=items, reviews=notes(1), ads=notes(0))
+
+
+def seeing(**changes: object) -> Pruner:
+    torch.manual_seed(0)
+    text, image = torch.nn.Module(), torch.nn.Module()
+    text.width, image.width = 6, 5
+    config = replace(SMALL, text=FROZEN, image=ImageConfig(model="somewhere"), **changes)
+    sizes = replace(SIZES, reviews=1, ads=0)
+    return with_opinion(Pruner(config, sizes, text, vector_width=8, image=image)).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["sum", "concat", "gated", "attention"])
+def test_every_source_of_a_candidate_moves_its_score(fusion):
+    model, batch = seeing(fusion=fusion), sourced()
+    for weight in model.joint.fusion.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    plain = model(batch)[real(batch)]
+    without = {
+        "text": replace(batch, items=replace(batch.items, text_vector=None)),
+        "image": replace(batch, items=replace(batch.items, image_vector=None, image_known=None)),
+        "reviews": replace(batch, reviews=None), "ads": replace(batch, ads=None),
+    }  # fmt: skip
+    for name, changed in without.items():
+        assert (model(changed)[real(batch)] - plain).abs().max() > 1e-4, name
+
+
+@torch.no_grad()
+def test_a_source_that_a_batch_lacks_is_one_that_every_candidate_lacks():
+    model, batch = seeing(), sourced()
+    none = replace(batch.items, image_known=torch.zeros(ITEMS, dtype=torch.bool))
+    bare = replace(batch.items, image_vector=None, image_known=None)
+    pairs = [(replace(batch, items=none), replace(batch, items=bare))]
+    nobody = replace(batch.reviews, row=torch.full_like(batch.reviews.row, -1))
+    pairs.append((replace(batch, reviews=nobody), replace(batch, reviews=None)))
+    for missing, absent in pairs:
+        torch.testing.assert_close(model(missing), model(absent), rtol=0, atol=1e-6)
+
+
+def test_every_weight_gets_a_gradient_when_sources_are_there_hidden_or_absent():
+    for batch in (sourced(), make_batch()):
+        model = seeing(hide=0.5, fusion="gated").train()
+        logits = model(batch)
+        logits[real(batch)].sum().backward()
+        lacking = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+        assert lacking == []
+
+
+def test_sources_are_hidden_in_training_alone_each_by_itself():
+    model, batch = seeing(hide=0.5, dropout=0.0), sourced()
+    torch.manual_seed(1)
+    trained = [model.train()(batch).detach() for _ in range(3)]
+    assert not torch.equal(trained[0], trained[1])
+    model.eval()
+    assert torch.equal(model(batch), model(batch))
+
+
+def test_a_pruner_with_sources_is_loaded_to_the_bit(tmp_path):
+    torch.manual_seed(0)
+    text = TextEncoder.build(WORDS, vocab_size=50)
+    image = ImageEncoder.build(ImageConfig(model="config:", mode="full", pixels=16, layers=1, width=4))
+    text.save(tmp_path / "words")
+    image.save(tmp_path / "pictures")
+    config = replace(
+        SMALL, text=TextConfig(model=str(tmp_path / "words"), max_tokens=16), fusion="attention",
+        image=ImageConfig(model=str(tmp_path / "pictures"), pixels=16),
+    )  # fmt: skip
+    frozen = TextEncoder.build(config.text, vocab_size=50)
+    pictures = ImageEncoder.build(config.image)
+    sizes = replace(SIZES, reviews=1, ads=0)
+    model = with_opinion(Pruner(config, sizes, frozen, vector_width=8, image=pictures)).eval()
+    save_pruner(model, tmp_path / "model")
+    loaded = load_pruner(tmp_path / "model")
+    batch = sourced()
+    wide = replace(
+        batch, items=replace(batch.items, text_vector=torch.randn(ITEMS, 16), image_vector=torch.randn(ITEMS, 16)),
+        users=replace(batch.users, query_vector=torch.randn(QUERIES, 16)),
+        reviews=replace(batch.reviews, vector=torch.randn(4, 16)), ads=replace(batch.ads, vector=torch.randn(4, 16)),
+    )  # fmt: skip
+    assert torch.equal(loaded(wide), model(wide))
+
+
+def test_pictures_are_refused_where_they_are_not_read():
+    with pytest.raises(InputError, match="mode frozen"):
+        PrunerConfig(image=ImageConfig(model="config:", mode="full"))
+    with pytest.raises(InputError, match="joint transformer"):
+        PrunerConfig(text=WORDS, image=ImageConfig(model="somewhere"))
+    with pytest.raises(InputError, match="hide"):
+        PrunerConfig(hide=1.0)

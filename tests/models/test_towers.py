@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from recsys.batch import ItemBatch, TextBatch, UserBatch
-from recsys.config import TextConfig
+from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.history import HistoryEncoderConfig
+from recsys.models.image import ImageEncoder
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 
@@ -246,3 +247,93 @@ def test_a_model_without_width_items_or_users_is_refused() -> None:
         make(RetrieverConfig(width=8, id_vector=False), BARE)
     with pytest.raises(InputError, match="describes a user"):
         make(RetrieverConfig(width=8, history=None), BARE)
+
+
+# --- pictures
+
+
+IMAGE = ImageConfig(model="config:", mode="full", pixels=16, layers=1, width=4)
+
+
+def seeing(sizes: Sizes = SIZES, **changes: object) -> Retriever:
+    torch.manual_seed(0)
+    config = replace(RetrieverConfig(text=TEXT, history=HISTORY, image=IMAGE, dropout=0.0), **changes)
+    text = TextEncoder.build(TEXT, VOCAB) if config.text else None
+    model = Retriever(config, sizes, text, ImageEncoder.build(IMAGE)).eval()
+    torch.nn.init.normal_(model.items.no_image)
+    return model
+
+
+def pictured(known: list[bool] | None = None, **changes: object) -> ItemBatch:
+    draw = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (ITEMS, 3, 16, 16), generator=draw).to(torch.uint8)
+    there = torch.tensor(known or [True] * ITEMS)
+    return items(**{"image": pixels, "image_known": there, **changes})
+
+
+@torch.no_grad()
+def test_a_picture_changes_the_vector_and_pixels_of_a_missing_one_do_not() -> None:
+    model, known = seeing(), [True] * 6 + [False]
+    batch = pictured(known)
+    other = replace(batch, image=batch.image.flip(0))
+    first, second = model.encode_items(batch), model.encode_items(other)
+    assert torch.equal(first[6], second[6])
+    assert (first[:3] != second[:3]).any(1).all()
+
+
+@torch.no_grad()
+def test_a_batch_without_pictures_is_one_in_which_all_are_missing() -> None:
+    model = seeing()
+    nothing = model.encode_items(pictured([False] * ITEMS))
+    torch.testing.assert_close(model.encode_items(items()), nothing, rtol=0, atol=1e-6)
+    vectors = torch.ones(ITEMS, model.image.width)
+    hidden = items(image_vector=vectors, image_known=torch.zeros(ITEMS, dtype=torch.bool))
+    torch.testing.assert_close(model.encode_items(hidden), nothing, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_vectors_of_pictures_do_what_the_pictures_do() -> None:
+    model, batch = seeing(), pictured()
+    vectors = replace(batch, image=None, image_vector=model.image(batch.image))
+    torch.testing.assert_close(model.encode_items(vectors), model.encode_items(batch))
+
+
+@pytest.mark.parametrize("known", [[True] * ITEMS, [False] * ITEMS, None])
+def test_every_weight_has_a_gradient_whether_pictures_are_there_or_not(known: list[bool] | None) -> None:
+    model = seeing(hide=0.3).train()
+    batch = items() if known is None else pictured(known)
+    vectors = model.encode_items(batch)
+    model.encode_users(asking(), vectors).sum().backward()
+    lacking = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert lacking == []
+
+
+def test_words_and_pictures_are_hidden_from_training_in_turn_and_never_both() -> None:
+    model = seeing(Sizes(items=ITEMS), hide=0.4, id_vector=False, history=HISTORY)
+    tower, rows = model.items.train(), 4000
+    there = torch.arange(rows) % 2 == 0
+    words, picture = tower._shown(there, rows, there.device)
+    assert words is not None
+    assert picture is not None
+    assert (words | picture).all()
+    assert words[~there].all()
+    assert not picture[~there].any()
+    assert float((~words[there]).float().mean()) == pytest.approx(0.4, abs=0.03)
+    assert float((~picture[there]).float().mean()) == pytest.approx(0.4, abs=0.03)
+    assert tower.eval()._shown(there, rows, there.device)[0] is None
+
+
+def test_an_item_may_be_a_picture_alone_and_a_query_words() -> None:
+    model = seeing(Sizes(items=ITEMS), id_vector=False, history=None, normalize=True)
+    vectors = model.encode_items(ItemBatch(index=torch.arange(ITEMS), image=pictured().image,
+                                           image_known=torch.ones(ITEMS, dtype=torch.bool)))  # fmt: skip
+    empty = torch.zeros(2, 0, dtype=torch.int64)
+    batch = UserBatch(history=empty, history_mask=empty.bool(), query=torch.arange(2), query_text=tokens(2))
+    asked = model.encode_users(batch, vectors)[:, 0]
+    assert asked.shape == (2, WIDTH)
+    asked.sum().backward()
+
+
+def test_a_share_that_would_hide_both_is_refused() -> None:
+    with pytest.raises(InputError, match=r"model\.hide"):
+        RetrieverConfig(hide=0.6)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,6 @@ def test_candidates_that_no_pruner_could_learn_from_are_refused(journey, tmp_pat
 
 def test_the_folder_of_another_kind_of_run_is_refused(opened, tmp_path):
     shutil.copytree(opened.folder, tmp_path / "model")
-    config = opened.data, opened.features
-    moved = OpenRetriever(
-        folder=tmp_path / "model", model=opened.model, words=opened.words, data=config[0], features=config[1]
-    )
+    moved = replace(opened, folder=tmp_path / "model")
     with pytest.raises(InputError, match="names no tasks"):
         write_candidates(moved, tmp_path / "candidates", top_k=5, overwrite=False)

@@ -1,0 +1,105 @@
+"""What is said of items from some moment on: reviews and ads. Nobody reads what was written after his own moment."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from recsys.batch import NoteBatch
+from recsys.data.codes import Codes
+from recsys.data.histories import numbered, order_column
+from recsys.data.text import join_columns
+from recsys.tables import DataConfig, Tables
+
+_PRIOR = 100.0  # impressions that the mean click rate weighs as much as
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """The rows of a table of notes, sorted by item and time: item n owns rows offsets[n]:offsets[n + 1]."""
+
+    texts: list[str]  # [E]
+    offsets: np.ndarray  # [N + 1] int64
+    order: np.ndarray  # [E] float64
+    number: np.ndarray  # [E, C] float32, NaN is missing
+    unit: float
+    """Of the ages that a model is told: a day, where the order is a time of one year."""
+
+    def latest(self, items: np.ndarray, before: np.ndarray, count: int) -> np.ndarray:
+        """[n, count] rows of the latest notes of each item that are earlier than its moment, newest first, -1 padded.
+
+        Args:
+            items: [n] rows of the items table, -1 for padding.
+            before: [n] order values; infinite: all notes are known.
+            count: how many at most.
+        """
+        first, end = self.offsets[np.maximum(items, 0)], self.offsets[np.maximum(items, 0) + 1]
+        low, high = first.copy(), np.where(items >= 0, end, first)
+        while (open_to := low < high).any():  # one binary search for all
+            middle = (low + high) // 2
+            earlier = open_to & (self.order[np.minimum(middle, len(self.order) - 1)] < before)
+            low, high = np.where(earlier, middle + 1, low), np.where(open_to & ~earlier, middle, high)
+        rows = low[:, None] - 1 - np.arange(count)
+        return np.where(rows >= first[:, None], rows, -1)
+
+    def batch(self, candidates: np.ndarray, before: np.ndarray, count: int, vectors: np.ndarray | None) -> NoteBatch:
+        """The notes of candidates [B, K] at moments `before` [B]; `vectors` [E, W] are those of the texts."""
+        moments = np.repeat(before, candidates.shape[1])
+        rows = self.latest(candidates.ravel(), moments, count)
+        distinct = np.unique(rows[rows >= 0])
+        age = np.where(rows >= 0, np.minimum(moments[:, None], self.order.max(initial=0)) - self.order[rows], 0.0)
+        shape = (*candidates.shape, count)
+        words = None if vectors is None else torch.from_numpy(np.asarray(vectors[distinct], dtype=np.float32))
+        place = np.where(rows >= 0, np.searchsorted(distinct, rows), -1)
+        return NoteBatch(
+            row=torch.from_numpy(place.reshape(shape)), vector=words, number=torch.from_numpy(self.number[distinct]),
+            age=torch.from_numpy(np.maximum(age / self.unit, 0).astype(np.float32).reshape(shape)),
+        )  # fmt: skip
+
+
+def read_notes(tables: Tables, config: DataConfig, codes: Codes) -> dict[str, Notes]:
+    """By name (`reviews`, `ads`) the notes of the tables that the config gives roles to."""
+    found: dict[str, Notes] = {}
+    if config.reviews is not None and tables.reviews is not None:
+        rows = _sorted(tables.reviews, tables, config, config.reviews.item, config.reviews.order)
+        rating = None if config.reviews.rating is None else rows[config.reviews.rating].cast(pl.Float64).to_numpy()
+        middle, spread = codes.notes.get("reviews", [0.0, 1.0, 1.0])[1:]
+        number = np.zeros((len(rows), 0)) if rating is None else (rating[:, None] - middle) / spread
+        found["reviews"] = _notes(rows, tables, config.reviews.text, number, codes.notes["reviews"][0])
+    if config.ads is not None and tables.ads is not None:
+        rows = _sorted(tables.ads, tables, config, config.ads.item, config.ads.order)
+        number = _click_rates(rows, config)
+        found["ads"] = _notes(rows, tables, config.ads.text, number, codes.notes["ads"][0])
+    return found
+
+
+def _sorted(frame: pl.DataFrame, tables: Tables, config: DataConfig, item: str, order: str) -> pl.DataFrame:
+    """The rows by item and time, with the columns `__item` and `__order`; ties stand as in the table."""
+    items = numbered(tables.items[config.items.id], "__item").rename({"__item_id": item})
+    moments = order_column(frame.lazy(), order).alias("__order")
+    return frame.with_columns(moments).join(items, on=item).sort("__item", "__order", maintain_order=True)
+
+
+def _notes(rows: pl.DataFrame, tables: Tables, text: str, number: np.ndarray, unit: float) -> Notes:
+    items = np.arange(len(tables.items) + 1)
+    return Notes(
+        texts=join_columns(rows, [text]), offsets=np.searchsorted(rows["__item"].to_numpy(), items),
+        order=rows["__order"].to_numpy(), number=number.astype(np.float32), unit=unit,
+    )  # fmt: skip
+
+
+def _click_rates(rows: pl.DataFrame, config: DataConfig) -> np.ndarray:
+    """[E, 1]: the log of how much oftener than others' an item's ads were clicked, up to and with this one.
+
+    Smoothed: (clicks + 100 p) / (impressions + 100), p the mean of all ads. [E, 0] where clicks are not counted.
+    """
+    assert config.ads is not None
+    if config.ads.impressions is None or config.ads.clicks is None:
+        return np.zeros((len(rows), 0))
+    shown, clicked = (
+        pl.col(name).cast(pl.Float64).fill_null(0) for name in (config.ads.impressions, config.ads.clicks)
+    )
+    mean = pl.lit(rows.select(clicked.sum() / shown.sum().clip(1)).item() or 1e-6)
+    rate = (clicked.cum_sum().over("__item") + _PRIOR * mean) / (shown.cum_sum().over("__item") + _PRIOR)
+    return rows.select((rate / mean).log()).to_numpy()

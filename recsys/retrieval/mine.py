@@ -1,0 +1,208 @@
+"""Hard negatives: what the retriever ranks high for a train query or user, and is not right.
+
+Never the whole matrix: a block of requests is searched at a time, and a search holds as many items a request as it is
+deep. What is right, of any grade and any split, is no negative, nor is what scores so near to it that it may be right.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.data.requests import Requests, answered_queries, query_requests, target_requests
+from recsys.data.split import TRAIN
+from recsys.errors import InputError
+from recsys.retrieval.candidates import trained_tasks
+from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
+from recsys.retrieval.index import ItemIndex
+from recsys.shards import Parts, fingerprint, folder_hash, write_atomic
+
+AUDIT = "audit.json"
+"""Beside the parts: what there is among the negatives, and what there must not be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """Which items of the retriever's ranking are hard negatives."""
+
+    first: int = 1
+    """Rank, from 1, of the first wrong item that is taken: those above it may be right, though nobody says so."""
+    last: int = 100
+    """Rank of the last one."""
+    margin: float = 0.1
+    """How far below the best right item's score a negative's must be, in standard deviations of the list's scores."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last:
+            raise InputError(f"mine: expected 1 <= first <= last; found {self.first} and {self.last}.")
+        if self.margin < 0:
+            raise InputError(f"mine.margin is {self.margin}; expected 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Of all negatives of one kind of request."""
+
+    requests: int
+    negatives: int
+    without: int
+    """Requests without any negative."""
+    right: int
+    """Negatives that are right after all; 0, or something is wrong."""
+    twice: int
+    """Negatives that stand twice in one list; likewise."""
+    too_near: int
+    """Wrong items in the window of ranks that were left out for the margin."""
+    popularity: float
+    """Mean train popularity of a negative, over that of an item of the catalogue."""
+    overlap: float | None
+    """Share of these pairs that the last round had, too; None: there was none."""
+
+
+def mine(
+    retriever: OpenRetriever, folder: Path, config: MineConfig, *, last_round: Path | None, overwrite: bool,
+    part: int = 2048,
+) -> dict[str, Audit]:  # fmt: skip
+    """Write negatives to folder/query and folder/user, for the tasks that the retriever was trained for.
+
+    Each holds part-*.parquet (query_id or user_id, item_id, rank, score) and, last of all, audit.json. Users are asked
+    at the last of their train targets, and nothing that they ever had in train is a negative for them.
+    """
+    tasks = trained_tasks(retriever.folder.parent)
+    items, found = embed_items(retriever), {}
+    index = ItemIndex.build(items)
+    for kind, requests in _requests(retriever, tasks):
+        place = folder / kind
+        place.mkdir(parents=True, exist_ok=True)
+        made_from = folder_hash(retriever.folder), retriever.data.hash, asdict(config), kind
+        parts = Parts.open(place, fingerprint(*made_from), overwrite=overwrite)
+        sums = _Sums(retriever, kind, last_round)
+        for number, start in enumerate(range(0, len(requests), part)):
+            some = requests.take(np.arange(start, min(start + part, len(requests))))
+            frame, near = _mined(retriever, index, items, some, config)
+            if not parts.finished(number):
+                parts.write(number, _with_ids(retriever, kind, some, frame), inputs=len(some))
+            sums.add(some, frame, near)
+        found[kind] = sums.audit()
+        write_atomic(place / AUDIT, json.dumps(asdict(found[kind]), indent=1))
+    if not found:
+        raise InputError("There is nothing to mine for: no train query or user has a right item.")
+    return found
+
+
+def _requests(retriever: OpenRetriever, tasks: list[str]) -> Iterator[tuple[str, Requests]]:
+    data = retriever.data
+    if "query_to_item" in tasks and data.queries is not None:
+        rows = answered_queries(data, TRAIN)
+        if len(rows):
+            yield "query", query_requests(data, rows, stage=TRAIN)
+    if "next_item" in tasks and data.histories is not None:
+        every = target_requests(data, TRAIN)
+        last = np.flatnonzero(np.append(np.diff(every.users) != 0, True)) if len(every) else np.zeros(0, np.int64)
+        if len(last):
+            yield "user", every.take(last)
+
+
+def right_items(retriever: OpenRetriever, requests: Requests) -> list[np.ndarray]:
+    """Sorted items that are no negative of each request: whatever a query is said to be about, in any split, with a
+    grade above 0; whatever a user had up to the request, and its target.
+    """
+    data, found = retriever.data, []
+    for user, query, end, targets in zip(
+        requests.users, requests.queries, requests.ends, requests.target_rows, strict=True
+    ):
+        if query >= 0 and data.queries is not None:
+            item, grade = data.queries.relevant(int(query))
+            found.append(np.unique(item[grade > 0]).astype(np.int64))
+        else:
+            assert data.histories is not None
+            had = data.histories.item[int(data.histories.offsets[user]) : int(end)]
+            found.append(np.unique(np.concatenate([had.astype(np.int64), targets])))
+    return found
+
+
+def _mined(
+    retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, config: MineConfig
+) -> tuple[pl.DataFrame, int]:
+    """Columns request, item, rank (from 1, among the wrong ones) and score; and how many were too near."""
+    users = np.concatenate(list(embed_requests(retriever, items, requests)))
+    depth = min(config.last, len(index))
+    found, scores = index.search(users, depth, right_items(retriever, requests))
+    real = found >= 0
+    count = np.maximum(real.sum(1), 1)
+    mean = np.where(real, scores, 0).sum(1) / count
+    spread = np.sqrt(np.where(real, (scores - mean[:, None]) ** 2, 0).sum(1) / count)
+    best = np.array([
+        (items[targets] @ user).max(initial=-np.inf)
+        for targets, user in zip(requests.target_rows, users, strict=True)
+    ])  # fmt: skip
+    inside = real & (np.arange(found.shape[1]) >= config.first - 1)
+    far = scores <= (best - config.margin * spread)[:, None]
+    rows, ranks = np.nonzero(inside & far)
+    frame = pl.DataFrame({
+        "request": rows, "item": found[rows, ranks], "rank": (ranks + 1).astype(np.int32), "score": scores[rows, ranks],
+    })  # fmt: skip
+    return frame, int((inside & ~far).sum())
+
+
+def _with_ids(retriever: OpenRetriever, kind: str, requests: Requests, frame: pl.DataFrame) -> pl.DataFrame:
+    tables, roles = retriever.data.tables, retriever.config
+    rows = (requests.queries if kind == "query" else requests.users)[frame["request"].to_numpy()]
+    if kind == "query":
+        assert tables.queries is not None
+        ids = tables.queries[roles.queries.id].gather(rows)
+    else:
+        ids = tables.users[roles.users.id].gather(rows)
+    item = tables.items[roles.items.id].gather(frame["item"])
+    return frame.select(ids.alias(f"{kind}_id"), item.alias("item_id"), "rank", "score")
+
+
+class _Sums:
+    """What the audit counts, a block at a time."""
+
+    def __init__(self, retriever: OpenRetriever, kind: str, last_round: Path | None) -> None:
+        self.retriever, self.kind = retriever, kind
+        self.popularity = retriever.data.popularity()
+        self.requests = self.negatives = self.without = self.right = self.twice = self.near = self.shared = 0
+        self.popular = 0.0
+        before = None if last_round is None else sorted((last_round / kind).glob("part-*.parquet"))
+        self.before = pl.scan_parquet(before) if before else None
+
+    def add(self, requests: Requests, frame: pl.DataFrame, near: int) -> None:
+        """Count one block."""
+        owner, item = frame["request"].to_numpy(), frame["item"].to_numpy()
+        known = right_items(self.retriever, requests)
+        self.requests += len(requests)
+        self.negatives += len(frame)
+        self.without += len(requests) - len(np.unique(owner))
+        self.right += sum(int(np.isin(item[owner == row], known[row]).sum()) for row in np.unique(owner))
+        self.twice += len(frame) - frame.select("request", "item").n_unique()
+        self.near += near
+        self.popular += float(self.popularity[item].sum())
+        if self.before is not None:
+            pairs = _with_ids(self.retriever, self.kind, requests, frame).lazy()
+            both = pairs.join(self.before, on=[f"{self.kind}_id", "item_id"], how="semi")
+            self.shared += both.select(pl.len()).collect().item()
+
+    def audit(self) -> Audit:
+        """Of all blocks."""
+        mean = float(self.popularity.mean()) or 1.0
+        return Audit(
+            requests=self.requests, negatives=self.negatives, without=self.without, right=self.right, twice=self.twice,
+            too_near=self.near, popularity=self.popular / max(self.negatives, 1) / mean,
+            overlap=None if self.before is None else self.shared / max(self.negatives, 1),
+        )  # fmt: skip
+
+
+def print_audit(found: dict[str, Audit]) -> str:
+    """As lines."""
+    lines = []
+    for kind, one in found.items():
+        lines.append(f"{kind}: {one.negatives:,} negatives of {one.requests:,} requests, {one.without:,} without any")
+        lines.append(f"  right after all {one.right}, twice {one.twice}, left out as too near {one.too_near:,}")
+        again = "" if one.overlap is None else f", {one.overlap:.0%} were there in the last round"
+        lines.append(f"  {one.popularity:.2f} times as popular as an item of the catalogue{again}")
+    return "\n".join(lines)

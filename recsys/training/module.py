@@ -1,0 +1,47 @@
+"""What every training has: a model, the optimiser and its schedule, sharding, and lean checkpoints."""
+
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import nn
+
+from recsys.training.distributed import clip_gradients, is_sharded, shard_layers
+from recsys.training.frozen import drop_frozen, restore_frozen
+from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
+
+
+class TrainingModule(LightningModule):
+    """Holds a model; what it learns from a batch is the subclass's `training_step`."""
+
+    def __init__(self, model: nn.Module, *, optim: OptimConfig, total_steps: int) -> None:
+        super().__init__()
+        self.model, self.optim, self.total_steps = model, optim, total_steps
+        self.results: dict[str, dict[str, float]] = {}
+        """Of the last validation, by name; exact, where loggers get float32."""
+
+    def configure_model(self) -> None:
+        """Lightning's place to shard a model; called before every loop."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            text = cast(Any, self.model).text
+            text.max_groups = 1
+            shard_layers(text.model, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
+        """By the norm of all gradients."""
+        if gradient_clip_val and is_sharded(self.model):
+            clip_gradients(self.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            self.clip_gradients(optimizer, gradient_clip_val, "norm")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        drop_frozen(self.model, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_frozen(self.model, checkpoint)
+
+    def configure_optimizers(self):  # noqa: ANN201
+        optimizer: torch.optim.Optimizer = make_optimizer(self.model, self.optim)
+        schedule = make_schedule(optimizer, self.optim, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

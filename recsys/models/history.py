@@ -1,10 +1,11 @@
-"""A causal transformer over a user's history: one state before every event, trained at every position.
+"""A causal transformer, or a GRU, over a user's history: one state before every event, trained at every position.
 
 Pre-norm blocks with rotary positions (Su et al. 2021), so that a gap in the history keeps its width and a history
 longer than any in training still has sensible positions.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,11 @@ from recsys.models.fields import widened
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryEncoderConfig:
-    """Size of the history transformer."""
+    """Kind and size of the history encoder."""
 
+    kind: Literal["transformer", "gru"] = "transformer"
+    """gru: gated recurrent units (Hidasi et al. 2016, arXiv:1511.06939): cheaper for long histories, one step after the
+    other; heads and feedforward are not used."""
     layers: int = 2
     heads: int = 4
     """Attention heads; the model width must be a multiple of twice their number."""
@@ -32,6 +36,8 @@ class HistoryEncoderConfig:
         if self.layers < 0 or self.heads < 1 or self.feedforward < 1 or not 0 <= self.dropout < 1:
             sizes = "layers at least 0, heads and feedforward at least 1, dropout in [0, 1)"
             raise InputError(f"model.history: expected {sizes}; found {self}.")
+        if self.kind == "gru" and self.layers < 1:
+            raise InputError("model.history.layers is 0; a gru needs at least 1.")
 
 
 class HistoryEncoder(nn.Module):
@@ -39,7 +45,8 @@ class HistoryEncoder(nn.Module):
 
     def __init__(self, config: HistoryEncoderConfig, width: int) -> None:
         super().__init__()
-        if width % (2 * config.heads):
+        recurrent = config.kind == "gru"
+        if width % (2 * config.heads) and not recurrent:
             raise InputError(
                 f"The model's width is {width}, which is no multiple of twice model.history.heads ({config.heads}), as "
                 f"rotary positions need; set model.width to a multiple of {2 * config.heads} or change the heads."
@@ -48,7 +55,8 @@ class HistoryEncoder(nn.Module):
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.entry = nn.Linear(width, width) if config.untied else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(_Block(config, width) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(_Block(config, width) for _ in range(0 if recurrent else config.layers))
+        self.gru = _Recurrent(config, width) if recurrent else None
         self.norm = nn.LayerNorm(width)
 
     def forward(self, entries: Tensor, position: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -64,10 +72,28 @@ class HistoryEncoder(nn.Module):
         if condition is not None:
             x = x + condition[:, None]
         before = position.new_full((len(entries), 1), -1)
-        turns = _rotations(torch.cat([before, position - position[:, :1]], dim=1), self.head_width)
+        place = torch.cat([before, position - position[:, :1]], dim=1)
+        if self.gru is not None:
+            return self.norm(widened(self.gru(x, place)))
+        turns = _rotations(place, self.head_width)
         for block in self.blocks:
             x = block(x, turns)
         return self.norm(widened(x))
+
+
+class _Recurrent(nn.Module):
+    """Every entry is told how long after the one before it it came."""
+
+    def __init__(self, config: HistoryEncoderConfig, width: int) -> None:
+        super().__init__()
+        self.gap = nn.Linear(1, width, bias=False)
+        dropout = config.dropout if config.layers > 1 else 0.0
+        self.units = nn.GRU(width, width, config.layers, batch_first=True, dropout=dropout)
+
+    def forward(self, x: Tensor, place: Tensor) -> Tensor:
+        """[B, T, D] -> [B, T, D]; `place` [B, T] rises."""
+        gap = place.diff(dim=1, prepend=place[:, :1] - 1).clamp(min=1)
+        return x + self.units(x + self.gap(gap[..., None].to(x.dtype).log()))[0]
 
 
 class _Block(nn.Module):

@@ -40,7 +40,7 @@ class RetrieverConfig:
     id_vector: bool = True
     """Whether every item has a learnt vector beside its content; an unseen item goes by content alone."""
     history: HistoryEncoderConfig | None = field(default_factory=HistoryEncoderConfig)
-    """History transformer, or null for none."""
+    """History encoder, or null for none."""
     profile: bool = True
     """Whether the user's category and number columns are used, where there are some."""
     context: bool = True

@@ -218,8 +218,10 @@ def _ablate(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
     from recsys.config import parse_run
-    from recsys.recommend.ablate import ablate, print_ablations, write_ablations
+    from recsys.recommend.ablate import ablate, write_ablations
     from recsys.recommend.run import InferRun
+    from recsys.reports.ablation import print_ablation, read_ablation
+    from recsys.reports.files import read_json
 
     unknown = [one for one in arguments[1:] if one != "--all_items"]
     if unknown:
@@ -229,8 +231,9 @@ def _ablate(arguments: list[str]) -> int:
     if not (run / "infer.yaml").is_file():
         raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
     found = ablate(parse_run(InferRun, [str(run / "infer.yaml")]), all_items="--all_items" in arguments)
-    print(print_ablations(found))
-    print(write_ablations(run, found))
+    path = write_ablations(run, found)
+    print(print_ablation(read_ablation(read_json(path), str(path))))
+    print(path)
     return 0
 
 

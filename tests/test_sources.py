@@ -127,7 +127,7 @@ def test_what_is_said_after_the_moment_changes_nothing(folder, tmp_path, table):
 def test_ablate_hides_each_source_and_tells_what_is_lost(folder, capsys):
     assert main(["ablate", f"{folder}/runs/infer"]) == 0
     said = capsys.readouterr().out
-    rows = json.loads((folder / "runs/infer/ablation.json").read_text())
+    rows = json.loads((folder / "runs/infer/ablation.json").read_text())["rows"]
     assert [one["source"] for one in rows] == ["nothing", *HIDEABLE]
     assert all(source in said for source in HIDEABLE)
     stages = json.loads((folder / "runs/infer/results.json").read_text())["stages"]

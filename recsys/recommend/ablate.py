@@ -157,31 +157,5 @@ def _oracle_losses(root: Path) -> dict[str, float]:
 def write_ablations(run: Path, found: list[Ablation]) -> Path:
     """Keep them in RUN/ablation.json; returns its path."""
     path = run / "ablation.json"
-    write_atomic(path, json.dumps([asdict(one) for one in found], indent=1))
+    write_atomic(path, json.dumps({"rows": [asdict(one) for one in found]}, indent=1))
     return path
-
-
-def print_ablations(found: list[Ablation]) -> str:
-    """As aligned text, by set of requests: what each hidden source costs, with 95 % intervals."""
-    lines: list[str] = []
-    for group in dict.fromkeys(one.group for one in found):
-        own = [one for one in found if one.group == group]
-        head = f"{'hidden':<10}{'ndcg@10':>9}{'lost':>9}{'95 %':>18}{'log-loss':>11}{'95 %':>20}"
-        told = any(one.oracle_lost is not None for one in own)
-        lines += [f"{group}, {own[0].requests:,} requests", head + (f"{'oracle':>9}{'share':>7}" if told else "")]
-        lines += [_line(one) for one in own] + [""]
-    return "\n".join(lines)
-
-
-def _line(one: Ablation) -> str:
-    if one.source == "nothing":
-        return f"{one.source:<10}{one.ndcg:>9.3f}"
-    text = f"{one.source:<10}{one.ndcg:>9.3f}{one.lost.mean:>9.4f}{_ends(one.lost, 4):>18}"
-    text += f"{one.log_loss.mean:>11.5f}{_ends(one.log_loss, 5):>20}" if one.log_loss else f"{'-':>11}{'-':>20}"
-    if one.oracle_lost is None:
-        return text
-    return f"{text}{one.oracle_lost:>9.4f}{one.lost.mean / one.oracle_lost if one.oracle_lost else np.nan:>7.0%}"
-
-
-def _ends(interval: Interval, digits: int) -> str:
-    return f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

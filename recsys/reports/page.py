@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from recsys.errors import InputError
+from recsys.reports.ablation import read_ablation
 from recsys.reports.cascade import count, describe_set, milliseconds, read_cascade
 from recsys.reports.figures import (
     MAIN_METRICS,
@@ -174,6 +175,7 @@ def _read_sections(run: Path, show_ids: bool) -> dict[str, Any]:
         "training": draw_training(read_lines(run / "metrics.jsonl")),
         "results": _results(run / "results.json"),
         "cascade": read_cascade(read_json(run / "results.json") or {}, str(run / "results.json")),
+        "ablation": read_ablation(read_json(run / "ablation.json"), str(run / "ablation.json")),
         "pruning": pruning_section(read_json(run / "pruning.json"), str(run / "pruning.json")),
         "cards": _cards(run / "samples.json", show_ids),
         "dropped": _count_dropped(run / "dropped"),

@@ -82,10 +82,12 @@ def mine(
         sums = _Sums(retriever, kind, last_round)
         for number, start in enumerate(range(0, len(requests), part)):
             some = requests.take(np.arange(start, min(start + part, len(requests))))
-            frame, near = _mined(retriever, index, items, some, config)
+            users = np.concatenate(list(embed_requests(retriever, items, some)))
+            right = right_items(retriever, some)
+            frame, near = find_negatives(index, items, users, right, some.target_rows, config)
             if not parts.finished(number):
                 parts.write(number, _with_ids(retriever, kind, some, frame), inputs=len(some))
-            sums.add(some, frame, near)
+            sums.add(some, right, frame, near)
         found[kind] = sums.audit()
         write_atomic(place / AUDIT, json.dumps(asdict(found[kind]), indent=1))
     if not found:
@@ -124,21 +126,28 @@ def right_items(retriever: OpenRetriever, requests: Requests) -> list[np.ndarray
     return found
 
 
-def _mined(
-    retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, config: MineConfig
-) -> tuple[pl.DataFrame, int]:
-    """Columns request, item, rank (from 1, among the wrong ones) and score; and how many were too near."""
-    users = np.concatenate(list(embed_requests(retriever, items, requests)))
-    depth = min(config.last, len(index))
-    found, scores = index.search(users, depth, right_items(retriever, requests))
+def find_negatives(
+    index: ItemIndex, items: np.ndarray, users: np.ndarray, right: list[np.ndarray], targets: list[np.ndarray],
+    config: MineConfig,
+) -> tuple[pl.DataFrame, int]:  # fmt: skip
+    """The hard negatives of B requests.
+
+    Args:
+        index, items: of all items, and their vectors [N, D].
+        users: [B, D] vectors of the requests.
+        right: of each request, the distinct items that are no negatives.
+        targets: of each request, the items whose scores the margin is below.
+        config: which ranks, and how far below.
+
+    Returns:
+        Columns request, item, rank (from 1, among the wrong ones) and score; and how many were too near.
+    """
+    found, scores = index.search(users, min(config.last, len(index)), right)
     real = found >= 0
     count = np.maximum(real.sum(1), 1)
     mean = np.where(real, scores, 0).sum(1) / count
     spread = np.sqrt(np.where(real, (scores - mean[:, None]) ** 2, 0).sum(1) / count)
-    best = np.array([
-        (items[targets] @ user).max(initial=-np.inf)
-        for targets, user in zip(requests.target_rows, users, strict=True)
-    ])  # fmt: skip
+    best = np.array([(items[own] @ user).max(initial=-np.inf) for own, user in zip(targets, users, strict=True)])
     inside = real & (np.arange(found.shape[1]) >= config.first - 1)
     far = scores <= (best - config.margin * spread)[:, None]
     rows, ranks = np.nonzero(inside & far)
@@ -171,14 +180,15 @@ class _Sums:
         before = None if last_round is None else sorted((last_round / kind).glob("part-*.parquet"))
         self.before = pl.scan_parquet(before) if before else None
 
-    def add(self, requests: Requests, frame: pl.DataFrame, near: int) -> None:
+    def add(self, requests: Requests, right: list[np.ndarray], frame: pl.DataFrame, near: int) -> None:
         """Count one block."""
         owner, item = frame["request"].to_numpy(), frame["item"].to_numpy()
-        known = right_items(self.retriever, requests)
         self.requests += len(requests)
         self.negatives += len(frame)
         self.without += len(requests) - len(np.unique(owner))
-        self.right += sum(int(np.isin(item[owner == row], known[row]).sum()) for row in np.unique(owner))
+        known = np.repeat(np.arange(len(right)), [len(one) for one in right])
+        pairs = pl.DataFrame({"request": known, "item": np.concatenate(right)})
+        self.right += len(frame.join(pairs, on=["request", "item"], how="semi"))
         self.twice += len(frame) - frame.select("request", "item").n_unique()
         self.near += near
         self.popular += float(self.popularity[item].sum())

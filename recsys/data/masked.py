@@ -21,12 +21,13 @@ _LONGEST = 1 << 20  # tokens of a text, more than any has
 
 
 def known_texts(data: Prepared, held_out: float) -> tuple[list[str], np.ndarray]:
-    """The distinct texts of items and of queries that are no one's held-out question, sorted, and which of them are
-    held out by a hash of the text: a share of about `held_out`.
+    """The distinct texts of items, reviews, ads, and of queries that are no one's held-out question, sorted, and which
+    of them are held out by a hash of the text: a share of about `held_out`.
     """
-    queries = [] if data.queries is None else np.flatnonzero(data.queries.stage < VALID)
-    searches = [data.queries.texts[query] for query in queries] if data.queries is not None else []
-    texts = sorted({*data.catalogue.texts, *searches} - {""})
+    queries = data.queries
+    learnt = [] if queries is None else [queries.texts[row] for row in np.flatnonzero(queries.stage < VALID)]
+    said = [text for notes in data.notes.values() for text in notes.texts]
+    texts = sorted({*data.catalogue.texts, *learnt, *said} - {""})
     if len(texts) < 2:
         raise InputError("There are no texts to learn from; name text columns in data.items.text.")
     return texts, np.array([hash_share(f"masked {text}") < held_out for text in texts])

@@ -77,6 +77,11 @@ class Prepared:
     hash: str
     """Hash of the content of every table and of the roles."""
 
+    def words(self) -> list[str]:
+        """Every text that there is, for who learns a vocabulary: of items, queries, reviews and ads."""
+        queries = [] if self.queries is None else self.queries.texts
+        return [*self.catalogue.texts, *queries, *(text for one in self.notes.values() for text in one.texts)]
+
     def popularity(self) -> np.ndarray:
         """[N] int64: train interactions of each item (targets alone; the second selection's rows count as train).
 

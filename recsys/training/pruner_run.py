@@ -158,8 +158,7 @@ def build(
     items = queries = Texts()
     vectors: dict[str, np.ndarray | None] = dict.fromkeys(data.notes)
     if text is not None:
-        searches = data.queries.texts if data.queries is not None else []
-        tokenizer = load_tokenizer(text, [*data.catalogue.texts, *searches], cache / "tokenizer")
+        tokenizer = load_tokenizer(text, data.words(), cache / "tokenizer")
         encoder = TextEncoder.build(text, len(tokenizer), cast("int", tokenizer.pad_token_id))
         if config.model.reads_pairs:
             title = config.data.items.text[:1]

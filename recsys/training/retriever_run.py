@@ -141,8 +141,8 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
     tokenizer = encoder = None
     items = queries = Texts()
     if config.model.text is not None:
-        cache, searches = Path(config.data.cache), data.queries.texts if data.queries is not None else []
-        tokenizer = load_tokenizer(config.model.text, [*data.catalogue.texts, *searches], cache / "tokenizer")
+        cache = Path(config.data.cache)
+        tokenizer = load_tokenizer(config.model.text, data.words(), cache / "tokenizer")
         encoder = TextEncoder.build(config.model.text, len(tokenizer), cast("int", tokenizer.pad_token_id))
         items, queries = text_sources(config.model.text, data, tokenizer, encoder, cache)
     history = config.data.history

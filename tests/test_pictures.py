@@ -147,3 +147,16 @@ def test_validation_has_a_batch_of_every_request(trained):
     requests = validation_requests(opened.data, ["query_to_item"])["valid_query"]
     batch = evaluation_batch(opened.features, requests)
     assert len(batch.seen_row) == 3 * sum(part == "train" for part in opened.data.tables.items["part"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("tasks=[next_item]", "queries alone"), ("model.id_vector=true", "nobody has met")],
+)
+def test_what_does_not_go_with_held_out_items_is_refused(trained, tmp_path, capsys, change, said):
+    path = tmp_path / "retriever.yaml"
+    model = {**PLAIN["model"], "history": {}}
+    data = data_of(Path(trained.data.root))
+    path.write_text(json.dumps({**PLAIN, "model": model, "runs": str(tmp_path), "data": data}))
+    assert main(["train", str(path), f"--{change}"]) == 2
+    assert said in capsys.readouterr().err

@@ -15,6 +15,7 @@ from recsys.data.features import HIDEABLE
 from recsys.data.requests import user_requests
 from recsys.data.sources.shop import write_shop
 from recsys.data.split import VALID
+from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.recommender import Recommender
 from recsys.recommend.run import InferRun
@@ -153,3 +154,36 @@ def test_single_requests_are_answered_from_all_sources_known_by_now(folder):
     shop = Recommender.load(folder / "runs/infer")
     found = shop.recommend(["i00001", "i00002"], context={"device": "phone"})
     assert len(found) == 10
+
+
+def test_reviews_that_come_in_later_do_not_make_the_pruner_another_retrievers(folder, tmp_path):
+    """Ages and ratings are scaled as the pruner learnt them; the tables' own span has grown."""
+
+    def grown(rows: pl.DataFrame) -> pl.DataFrame:
+        later = rows.head(3).with_columns(pl.col("timestamp") * 0 + rows["timestamp"].max() + 10**8)
+        return pl.concat([rows, later])
+
+    plain, other = judged(opened(folder))[0], judged(opened(folder, *changed(folder, tmp_path, "reviews", grown)))[0]
+    np.testing.assert_allclose(other, plain, atol=1e-6)
+
+
+def test_what_an_ad_will_have_been_clicked_is_not_known(folder, tmp_path):
+    cascade = opened(folder)
+    histories, requests = cascade.data.histories, user_requests(cascade.data, VALID).take(np.arange(12))
+    moments = histories.order[requests.moments]
+    first = int(moments.argmin())
+    ads = cascade.data.tables.ads
+    running = ads.filter(pl.col("timestamp") < moments[first]).group_by("item_id").agg(pl.col("timestamp").max())
+
+    def twisted(rows: pl.DataFrame) -> pl.DataFrame:
+        last = rows.join(running.rename({"timestamp": "__last"}), on="item_id", how="left", maintain_order="left")
+        clicks = pl.when(pl.col("timestamp") >= pl.col("__last").fill_null(0)).then(0).otherwise(pl.col("clicks"))
+        return last.with_columns(clicks.alias("clicks")).drop("__last")
+
+    other = judged(opened(folder, *changed(folder, tmp_path, "ads", twisted)))[0]
+    np.testing.assert_allclose(other[first], judged(cascade)[0][first], atol=1e-6)
+
+
+def test_notes_with_other_numbers_beside_them_are_refused(folder):
+    with pytest.raises(InputError, match=r"1 numbers beside each of data\.reviews; this config names 0"):
+        opened(folder, "--data.reviews.rating=null")

@@ -9,7 +9,7 @@ import polars as pl
 
 from recsys.errors import InputError
 from recsys.shards import write_atomic
-from recsys.tables import DataConfig, Tables
+from recsys.tables import AdsConfig, DataConfig, Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,9 @@ class Codes:
     context: dict[str, list[str]] = field(default_factory=dict)
     event: list[str] = field(default_factory=list)
     notes: dict[str, list[float]] = field(default_factory=dict)
-    """Of reviews and ads: the unit of their ages and, of a rating, median and interquartile range."""
+    """Of reviews: the unit of their ages, and of the rating median and interquartile range; of ads: the unit, and the
+    mean click rate.
+    """
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -56,25 +58,36 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
     }
     return Codes(
         item_ids=tables.items[items.id].to_list(),
-        item_category={name: _values(_split_cells(tables.items, name, items.separators)) for name in items.category},
+        item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
         item_number={name: _scale(tables.items[name]) for name in items.number},
-        user_category={name: _values(_split_cells(tables.users, name, {})) for name in users.category},
+        user_category={name: _values(split_cells(tables.users, name, {})) for name in users.category},
         user_number={name: _scale(tables.users[name]) for name in users.number},
         context={name: moment[name] for name in roles.context},
         event=moment[roles.event] if roles.event else [],
-        notes=_note_scales(tables, config),
+        notes=note_scales(tables, config),
     )
 
 
-def _note_scales(tables: Tables, config: DataConfig) -> dict[str, list[float]]:
+def note_scales(tables: Tables, config: DataConfig) -> dict[str, list[float]]:
+    """`Codes.notes` of the tables that the config gives roles to."""
     found: dict[str, list[float]] = {}
     if config.reviews is not None and tables.reviews is not None:
         rating = config.reviews.rating
         scale = [0.0, 1.0] if rating is None else _scale(tables.reviews[rating])
         found["reviews"] = [_age_unit(tables.reviews, config.reviews.order), *scale]
     if config.ads is not None and tables.ads is not None:
-        found["ads"] = [_age_unit(tables.ads, config.ads.order), 0.0, 1.0]
+        found["ads"] = [_age_unit(tables.ads, config.ads.order), _click_rate(tables.ads, config.ads)]
     return found
+
+
+def _click_rate(ads: pl.DataFrame, roles: AdsConfig) -> float:
+    """Clicks for each impression; 1 where they are not counted, or there are none."""
+    if roles.impressions is None or roles.clicks is None:
+        return 1.0
+    shown, clicked = (
+        float(ads[name].cast(pl.Float64).fill_null(0).sum()) for name in (roles.impressions, roles.clicks)
+    )
+    return clicked / shown if clicked > 0 and shown > 0 else 1.0
 
 
 def _age_unit(rows: pl.DataFrame, column: str) -> float:
@@ -125,7 +138,7 @@ def _scale(column: pl.Series) -> list[float]:
     return [mid, (high - low) or 1.0]
 
 
-def _split_cells(frame: pl.DataFrame, name: str, separators: dict[str, str]) -> pl.Series:
+def split_cells(frame: pl.DataFrame, name: str, separators: dict[str, str]) -> pl.Series:
     """A column as a list column of strings: split at its separator, or wrapped as lists of one."""
     column = frame[name]
     if column.dtype == pl.List:
@@ -154,9 +167,7 @@ def _column_codes(
     if name not in frame.columns:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     table = pl.DataFrame({"value": pl.Series(known, dtype=pl.String), "code": np.arange(1, len(known) + 1)})
-    cells = pl.DataFrame({"row": np.arange(len(frame)), "value": _split_cells(frame, name, separators)}).explode(
-        "value"
-    )
+    cells = pl.DataFrame({"row": np.arange(len(frame)), "value": split_cells(frame, name, separators)}).explode("value")
     coded = cells.join(table, on="value", how="inner", maintain_order="left")
     return coded["row"].to_numpy(), coded["code"].to_numpy()
 

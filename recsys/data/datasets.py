@@ -174,15 +174,16 @@ class RetrieverRows:
         assert queries is not None
         rows, held = self.queries[places], self.features.data.catalogue.stage
         positives = [item[grade > 0] for item, grade in map(queries.relevant, rows)]
-        positives = positives if held is None else [items[held[items] == TRAIN] for items in positives]
         if self.pair_item is not None:
             target = self.pair_item[places]
         else:
+            known = positives if held is None else [items[held[items] == TRAIN] for items in positives]
             pick = uniform(self.seed, draw.epoch, rows)
-            target = np.array([items[int(share * len(items))] for items, share in zip(positives, pick, strict=True)])
+            target = np.array([items[int(share * len(items))] for items, share in zip(known, pick, strict=True)])
         pasts = [search_past(self.features, int(query)) for query in rows]
         entries = np.concatenate([past.item[past.item >= 0] for past in pasts])
-        local = self._local(draw, [target, entries, self._hard(draw, rows, self.hard.queries if self.hard else None)])
+        hard = self._hard(draw, rows, self.hard.queries if self.hard else None, places)
+        local = self._local(draw, [target, entries, hard])
         others = [items[items != own] for items, own in zip(positives, target, strict=True)]
         return self._batch(
             draw,
@@ -201,11 +202,12 @@ class RetrieverRows:
             return Local(None, total)
         return Local(np.unique(np.concatenate([*wanted, self._random(draw)])), total)
 
-    def _hard(self, draw: Draw, rows: np.ndarray, mined: Mined | None) -> np.ndarray:
-        """Hard negatives of these queries or users."""
+    def _hard(self, draw: Draw, rows: np.ndarray, mined: Mined | None, places: np.ndarray | None = None) -> np.ndarray:
+        """Hard negatives of these queries or users, drawn for each of `places` by itself (None: for each row)."""
         if self.hard is None or mined is None:
             return np.zeros(0, dtype=np.int64)
-        return mined.draw(rows, self.hard.count, seed=self.seed, epoch=draw.epoch)
+        found = mined.draw(rows, self.hard.count, seed=self.seed, epoch=draw.epoch, places=places)
+        return found[np.isin(found, self.known)]
 
     def _random(self, draw: Draw) -> np.ndarray:
         """This process's share of the items that are drawn for the whole batch."""

@@ -41,7 +41,7 @@ class NoteReader:
 
 
 HIDEABLE = ("text", "image", "profile", "context", "history", "reviews", "ads")
-"""Sources that a data set can be read without."""
+"""Sources that a data set can be read without; `text` is that of the items: a query's own words are the question."""
 
 
 class Features:

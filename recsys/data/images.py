@@ -161,7 +161,8 @@ def _decoder(root: str, pixels: int) -> Callable[[Any], np.ndarray | None]:
         try:
             with Image.open(io.BytesIO(cell) if isinstance(cell, bytes) else Path(root) / cell) as picture:
                 picture.draft("RGB", (pixels, pixels))
-                whole = picture.convert("RGBA") if "transparency" in picture.info or picture.mode == "RGBA" else picture
+                clear = "transparency" in picture.info or "A" in picture.getbands()
+                whole = picture.convert("RGBA") if clear else picture
                 if whole.mode == "RGBA":  # what shines through is white
                     whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
                 small = whole.convert("RGB").resize((pixels, pixels), Image.Resampling.BILINEAR, reducing_gap=3.0)

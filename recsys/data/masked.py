@@ -21,13 +21,15 @@ _LONGEST = 1 << 20  # tokens of a text, more than any has
 
 
 def known_texts(data: Prepared, held_out: float) -> tuple[list[str], np.ndarray]:
-    """The distinct texts of items, reviews, ads, and of queries that are no one's held-out question, sorted, and which
-    of them are held out by a hash of the text: a share of about `held_out`.
+    """The distinct texts of items and queries that are of no held-out split, and of all reviews and ads (they are words
+    to this training, whatever their time), sorted; and which of them are held out by a hash of the text: a share of
+    about `held_out`.
     """
-    queries = data.queries
+    queries, held = data.queries, data.catalogue.stage
+    own = data.catalogue.texts if held is None else [data.catalogue.texts[row] for row in np.flatnonzero(held < VALID)]
     learnt = [] if queries is None else [queries.texts[row] for row in np.flatnonzero(queries.stage < VALID)]
     said = [text for notes in data.notes.values() for text in notes.texts]
-    texts = sorted({*data.catalogue.texts, *learnt, *said} - {""})
+    texts = sorted({*own, *learnt, *said} - {""})
     if len(texts) < 2:
         raise InputError("There are no texts to learn from; name text columns in data.items.text.")
     return texts, np.array([hash_share(f"masked {text}") < held_out for text in texts])

@@ -21,10 +21,14 @@ class Mined:
     offsets: np.ndarray  # [rows + 1] int64
     item: np.ndarray  # [items] int64
 
-    def draw(self, rows: np.ndarray, count: int, *, seed: int, epoch: int) -> np.ndarray:
-        """At most `count` items for each of these rows, by (seed, epoch, row) alone; one drawn twice counts once."""
+    def draw(
+        self, rows: np.ndarray, count: int, *, seed: int, epoch: int, places: np.ndarray | None = None
+    ) -> np.ndarray:
+        """At most `count` items for each of these rows, by (seed, epoch, row) alone, or by its place, not its row; one
+        drawn twice counts once.
+        """
         size = self.offsets[rows + 1] - self.offsets[rows]
-        keys = np.repeat(rows, count) * count + np.tile(np.arange(count), len(rows))
+        keys = np.repeat(rows if places is None else places, count) * count + np.tile(np.arange(count), len(rows))
         share = uniform(seed + _PLACE, epoch, keys).reshape(len(rows), count)
         place = self.offsets[rows][:, None] + (share * size[:, None]).astype(np.int64)
         return np.unique(self.item[place[size > 0]])

@@ -7,10 +7,10 @@ import polars as pl
 import torch
 
 from recsys.batch import NoteBatch
-from recsys.data.codes import Codes
+from recsys.data.codes import Codes, note_scales
 from recsys.data.histories import numbered, order_column
 from recsys.data.text import join_columns
-from recsys.tables import DataConfig, Tables
+from recsys.tables import AdsConfig, DataConfig, Tables
 
 _PRIOR = 100.0  # impressions that the mean click rate weighs as much as
 
@@ -34,6 +34,8 @@ class Notes:
             before: [n] order values; infinite: all notes are known.
             count: how many at most.
         """
+        if not len(self.order):
+            return np.full((len(items), count), -1)
         first, end = self.offsets[np.maximum(items, 0)], self.offsets[np.maximum(items, 0) + 1]
         low, high = first.copy(), np.where(items >= 0, end, first)
         while (open_to := low < high).any():  # one binary search for all
@@ -48,7 +50,8 @@ class Notes:
         moments = np.repeat(before, candidates.shape[1])
         rows = self.latest(candidates.ravel(), moments, count)
         distinct = np.unique(rows[rows >= 0])
-        age = np.where(rows >= 0, np.minimum(moments[:, None], self.order.max(initial=0)) - self.order[rows], 0.0)
+        now = np.where(np.isinf(moments), self.order.max(initial=0), moments)[:, None]
+        age = np.where(rows >= 0, now - np.append(self.order, 0)[rows], 0.0)
         shape = (*candidates.shape, count)
         words = None if vectors is None else torch.from_numpy(np.asarray(vectors[distinct], dtype=np.float32))
         place = np.where(rows >= 0, np.searchsorted(distinct, rows), -1)
@@ -59,18 +62,21 @@ class Notes:
 
 
 def read_notes(tables: Tables, config: DataConfig, codes: Codes) -> dict[str, Notes]:
-    """By name (`reviews`, `ads`) the notes of the tables that the config gives roles to."""
-    found: dict[str, Notes] = {}
+    """By name (`reviews`, `ads`) the notes of the tables that the config gives roles to, scaled as `codes` say; where
+    they say nothing, as this table has it.
+    """
+    scales, found = {**note_scales(tables, config), **codes.notes}, {}
     if config.reviews is not None and tables.reviews is not None:
+        unit, middle, spread = scales["reviews"]
         rows = _sorted(tables.reviews, tables, config, config.reviews.item, config.reviews.order)
-        rating = None if config.reviews.rating is None else rows[config.reviews.rating].cast(pl.Float64).to_numpy()
-        middle, spread = codes.notes.get("reviews", [0.0, 1.0, 1.0])[1:]
-        number = np.zeros((len(rows), 0)) if rating is None else (rating[:, None] - middle) / spread
-        found["reviews"] = _notes(rows, tables, config.reviews.text, number, codes.notes["reviews"][0])
+        number = np.zeros((len(rows), 0))
+        if config.reviews.rating is not None:
+            number = (rows[config.reviews.rating].cast(pl.Float64).to_numpy()[:, None] - middle) / spread
+        found["reviews"] = _notes(rows, tables, config.reviews.text, number, unit)
     if config.ads is not None and tables.ads is not None:
+        unit, mean = scales["ads"]
         rows = _sorted(tables.ads, tables, config, config.ads.item, config.ads.order)
-        number = _click_rates(rows, config)
-        found["ads"] = _notes(rows, tables, config.ads.text, number, codes.notes["ads"][0])
+        found["ads"] = _notes(rows, tables, config.ads.text, _click_rates(rows, config.ads, mean), unit)
     return found
 
 
@@ -89,17 +95,14 @@ def _notes(rows: pl.DataFrame, tables: Tables, text: str, number: np.ndarray, un
     )  # fmt: skip
 
 
-def _click_rates(rows: pl.DataFrame, config: DataConfig) -> np.ndarray:
-    """[E, 1]: the log of how much oftener than others' an item's ads were clicked, up to and with this one.
+def _click_rates(rows: pl.DataFrame, ads: AdsConfig, mean: float) -> np.ndarray:
+    """[E, 1]: the log of how much oftener than others' an item's earlier ads were clicked; [E, 0] where clicks are not
+    counted. What an ad itself will have been clicked is not known while it runs.
 
-    Smoothed: (clicks + 100 p) / (impressions + 100), p the mean of all ads. [E, 0] where clicks are not counted.
+    Smoothed: (clicks + 100 mean) / (impressions + 100).
     """
-    assert config.ads is not None
-    if config.ads.impressions is None or config.ads.clicks is None:
+    if ads.impressions is None or ads.clicks is None:
         return np.zeros((len(rows), 0))
-    shown, clicked = (
-        pl.col(name).cast(pl.Float64).fill_null(0) for name in (config.ads.impressions, config.ads.clicks)
-    )
-    mean = pl.lit(rows.select(clicked.sum() / shown.sum().clip(1)).item() or 1e-6)
-    rate = (clicked.cum_sum().over("__item") + _PRIOR * mean) / (shown.cum_sum().over("__item") + _PRIOR)
-    return rows.select((rate / mean).log()).to_numpy()
+    shown, clicked = (pl.col(name).cast(pl.Float64).fill_null(0) for name in (ads.impressions, ads.clicks))
+    before = [one.cum_sum().shift(1, fill_value=0).over("__item") for one in (clicked, shown)]
+    return rows.select(((before[0] + _PRIOR * mean) / (before[1] + _PRIOR) / mean).log()).to_numpy()

@@ -4,6 +4,7 @@
 tokenised once; a batch is a few gathers from the token caches, without any Python for a token.
 """
 
+from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,10 @@ class Words:
         ids = np.array([token for one in found for token in one.ids], dtype=np.int32)
         return cls(ids, np.cumsum(lengths) - lengths, lengths)
 
+    def emptied(self) -> "Words":
+        """As many texts, without a word."""
+        return Words(self.ids, self.starts, np.zeros_like(self.lengths))
+
     def gather(self, rows: np.ndarray, lengths: np.ndarray | None = None) -> np.ndarray:
         """[sum of lengths] ids of these texts, one after the other, each cut to its length."""
         sizes = self.lengths[rows] if lengths is None else lengths
@@ -81,9 +86,11 @@ class PairTexts:
 
     def __init__(
         self, data: Prepared, tokenizer: PreTrainedTokenizerFast, *, title: list[str], max_tokens: int, history: int,
-        folder: Path,
+        folder: Path, hidden: Collection[str] = (),
     ) -> None:  # fmt: skip
-        """`title` names the columns that stand for an item in a history; `folder` is that of the caches."""
+        """`title` names the columns that stand for an item in a history; `folder` is that of the caches; of `hidden`
+        sources (text, profile) nothing is said.
+        """
         if max_tokens < SHORTEST:
             raise InputError(f"model.text.max_tokens is {max_tokens}; a pair of texts needs at least {SHORTEST}.")
         self.frame, self.max_tokens, self.history = PairFrame.of(tokenizer), max_tokens, history
@@ -98,6 +105,9 @@ class PairTexts:
         facts = [f"{name}: {value}," for name, known in values.items() for value in known]
         self.facts = Words.encode(facts, tokenizer, max_tokens)
         self.first_fact = np.cumsum([0, *map(len, values.values())])[:-1]  # [P] row of each column's first value
+        if "text" in hidden:
+            self.items, self.titles = self.items.emptied(), self.titles.emptied()
+        self.knows_profiles = "profile" not in hidden
         self.profile = data.profile
         self.queries = words(data.queries.texts) if data.queries is not None else None
 
@@ -137,7 +147,9 @@ class PairTexts:
         """The query; or what is known of the user, then what was had, newest first, so that the oldest is cut."""
         if query >= 0 and self.queries is not None:
             return self.queries.gather(np.array([query]))
-        known = self.profile[user] if user >= 0 else self.profile[:0].reshape(0, 0)  # [P, V] codes
+        known = (
+            self.profile[user] if user >= 0 and self.knows_profiles else self.profile[:0].reshape(0, 0)
+        )  # [P, V] codes
         facts = (self.first_fact[:, None] + known - 1)[known > 0] if known.size else np.zeros(0, dtype=np.int64)
         titles = past.item[past.item >= 0][::-1][: self.history]
         return np.concatenate([self.facts.gather(facts), self.titles.gather(titles)])

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers
+from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers, split_cells
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.notes import Notes, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.tables import DataConfig, Tables, check
+from recsys.tables.images import picture_sizes
 
 LAYOUT = 2
 """Version of the layout on disk; a change makes old caches unused."""
@@ -144,6 +145,8 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
         if frame is not None:
             digest.update(f"{name} {frame.schema}".encode())
             digest.update(frame.hash_rows(seed=1).to_numpy().tobytes())
+    if config.items.image is not None:
+        digest.update(picture_sizes(config.root, tables.items[config.items.image]))
     if tables.interactions is not None:
         digest.update(f"interactions {tables.interactions.collect_schema()}".encode())
         numbered_rows = pl.struct(pl.int_range(pl.len()).alias("row number"), pl.all())
@@ -256,10 +259,15 @@ def _relevance(tables: Tables, config: DataConfig) -> tuple[np.ndarray, np.ndarr
 
 
 def _matched_pairs(tables: Tables, config: DataConfig) -> pl.DataFrame:
-    """query_id, item_id and grade 1 of all queries and items with one value in the column `relevance.match`."""
+    """query_id, item_id and grade 1 of all queries and items with one value in the column `relevance.match`; a cell may
+    hold several.
+    """
     assert tables.queries is not None
-    match = pl.col(config.relevance.match or "").cast(pl.String).alias("match")
-    queries = tables.queries.select(pl.col(config.queries.id).alias("query_id"), match)
-    items = tables.items.select(pl.col(config.items.id).alias("item_id"), match)
-    found = queries.join(items, on="match").drop_nulls()
+    match, cuts = config.relevance.match or "", config.items.separators
+
+    def values(frame: pl.DataFrame, key: str, name: str) -> pl.DataFrame:
+        return pl.DataFrame({name: frame[key], "match": split_cells(frame, match, cuts)}).explode("match").drop_nulls()
+
+    queries = values(tables.queries, config.queries.id, "query_id")
+    found = queries.join(values(tables.items, config.items.id, "item_id"), on="match")
     return found.select("query_id", "item_id", pl.lit(1.0, dtype=pl.Float32).alias("grade"))

@@ -54,11 +54,12 @@ def user_requests(data: Prepared, stage: int) -> Requests:
     )  # fmt: skip
 
 
-def target_requests(data: Prepared, stage: int) -> Requests:
-    """One request for every target row of `stage`, at its own moment."""
+def target_requests(data: Prepared, stage: int, rows: np.ndarray | None = None) -> Requests:
+    """One request for every target row of `stage`, or for some of them, at its own moment."""
     histories = data.histories
     assert histories is not None
-    rows = np.flatnonzero((histories.stage == stage) & histories.target)
+    if rows is None:
+        rows = np.flatnonzero((histories.stage == stage) & histories.target)
     users = np.searchsorted(histories.offsets, rows, side="right") - 1
     targets = [histories.item[row : row + 1].astype(np.int64) for row in rows]
     return Requests(
@@ -154,7 +155,7 @@ def moment_orders(data: Prepared, requests: Requests) -> np.ndarray:
     if data.queries is None:
         return found
     asked = np.append(data.queries.order, np.nan)[requests.queries]  # a request without a query takes the last
-    return np.where(np.isnan(asked), found, asked)
+    return np.fmin(asked, found)
 
 
 def _past(features: Features, user: int, query: int, end: int, moment: int, before: float) -> Past:

@@ -20,7 +20,7 @@ from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the folder's format."""
 
 

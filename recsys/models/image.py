@@ -50,12 +50,14 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.model: Any = model
         self.frozen, self.pixels = config.mode == "frozen", config.pixels
-        sizes = getattr(model.config, "hidden_sizes", None)
-        self.width: int = sizes[-1] if sizes else model.config.hidden_size
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
         if self.frozen:
             self.requires_grad_(False)
+        self.train()
+        with torch.no_grad():  # architectures name their width in many ways
+            blank = torch.zeros(1, 3, config.pixels, config.pixels, dtype=torch.uint8)
+            self.width: int = self.eval()(blank).shape[1]
         self.train()
 
     @classmethod
@@ -71,8 +73,10 @@ class ImageEncoder(nn.Module):
         try:
             with without_reports():
                 model, found = _load_weights(source, config)
-                mean, deviation = _colours(source)
-        except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+                encoder = cls(model, config, *_colours(source, config))
+        except InputError:
+            raise
+        except (OSError, ValueError, RuntimeError, ImportError, LookupError, AttributeError, SafetensorError) as error:
             first = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
                 f"Image model {config.model!r} could not be loaded ({first}). Expected config.json without custom code "
@@ -84,7 +88,7 @@ class ImageEncoder(nn.Module):
                 f"The weights of image model {config.model!r} lack {len(names)} tensors that its config.json asks for "
                 f"({', '.join(names[:3])} ...); expected a folder written by save_pretrained."
             )
-        return cls(model, config, mean, deviation)
+        return encoder
 
     @classmethod
     def load(cls, folder: Path | str, config: ImageConfig) -> "ImageEncoder":
@@ -165,8 +169,10 @@ def _load_weights(source: str, config: ImageConfig) -> tuple[PreTrainedModel, di
     )  # fmt: skip
 
 
-def _colours(source: str) -> tuple[list[float], list[float]]:
-    """Mean and deviation that the model was trained with; a half each where its folder does not say."""
+def _colours(source: str, config: ImageConfig) -> tuple[list[float], list[float]]:
+    """Mean and deviation that the model was trained with; a half each where its folder does not say. Raises InputError
+    where it was trained on pictures of another size.
+    """
     path = Path(source) / _PROCESSOR
     if not path.is_file():
         from transformers.utils import cached_file  # a name at the hub
@@ -178,4 +184,7 @@ def _colours(source: str) -> tuple[list[float], list[float]]:
             return _PLAIN, _PLAIN
         path = Path(found)
     content = json.loads(path.read_text())
+    height = content["size"].get("height", config.pixels) if isinstance(content.get("size"), dict) else config.pixels
+    if height != config.pixels:
+        raise InputError(f"image.pixels is {config.pixels}, but {config.model!r} reads {height}; set it to that.")
     return content.get("image_mean", _PLAIN), content.get("image_std", _PLAIN)

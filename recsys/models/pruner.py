@@ -39,8 +39,8 @@ class PrunerConfig:
     fusion: FusionKind = "sum"
     """How the sources of a candidate become one vector (joint transformer): sum, concat, gated or attention."""
     hide: float = 0.0
-    """Share of a training batch's requests from which each source is hidden, each drawn by itself, so that none is
-    leant on alone and what is missing is known (joint transformer)."""
+    """Share of a training batch's requests from which each source of the candidates and of the user's side is hidden,
+    each drawn by itself, so that none is leant on alone and what is missing is known (joint transformer)."""
     notes: int = 4
     """Latest reviews, and latest ads, of a candidate that are read (joint transformer)."""
     width: int = 128

@@ -134,7 +134,8 @@ class Retriever(nn.Module):
         assert self.image is not None
         rows = batch.image_known.nonzero()[:, 0]
         found = self.image(batch.image[rows])
-        return found.new_zeros(len(batch.index), found.shape[1]).index_copy(0, rows, found)
+        whole = found.new_zeros(len(batch.index), found.shape[1]).index_copy(0, rows, found)
+        return whole + absent(self.image)  # some architectures have weights that no picture passes
 
     def encode_users(self, batch: UserBatch, items: Tensor) -> Tensor:
         """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""

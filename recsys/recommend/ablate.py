@@ -26,6 +26,7 @@ from recsys.retrieval.candidates import trained_tasks
 from recsys.shards import write_atomic
 
 _BLOCK = 64  # requests asked at one time
+_MOST = 4096  # items that can all be candidates: the pruner reads them as one sequence
 _ORACLE = {"history": "sequence"}
 """Names of sources in a data set's oracle.parquet, where they differ."""
 
@@ -62,12 +63,17 @@ def ablate(config: InferRun, *, all_items: bool = False) -> list[Ablation]:
     Raises InputError where `data.history.until` names no split with answers.
     """
     until = config.data.history.until
-    if until not in STAGES:
+    if until not in ("valid", "test"):
         raise InputError(f"data.history.until is {until!r}; expected valid or test, whose answers are known.")
+    if config.threads:
+        torch.set_num_threads(config.threads)
     whole = _open(config, all_items, ())
+    if all_items and len(whole.data.catalogue) > _MOST:
+        raise InputError(f"--all_items is for at most {_MOST:,} items; here are {len(whole.data.catalogue):,}.")
     found: list[Ablation] = []
     tasks = trained_tasks(Path(config.retriever))
-    groups = validation_requests(whole.data, tasks, STAGES[until])
+    named = validation_requests(whole.data, tasks, STAGES[until])
+    groups = {name.replace("valid", until): requests for name, requests in named.items()}
     base = {group: _worth(whole, requests) for group, requests in groups.items()}
     for group, worth in base.items():
         nothing = Interval(mean=0.0, low=0.0, high=0.0)

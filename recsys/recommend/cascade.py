@@ -1,7 +1,7 @@
 """Retrieve, prune, decide: the cascade from requests to lists."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.features import Features, Texts
+from recsys.data.notes import Notes, read_notes
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
@@ -67,26 +68,39 @@ class OpenPruner:
         """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever."""
         folder = run / "model"
         model = load_pruner(folder)
-        width = retriever.model.width
-        if model.vector_width != width or _learnt(Codes.load(folder / "codes.json")) != _learnt(retriever.data.codes):
+        width, codes = retriever.model.width, Codes.load(folder / "codes.json")
+        if model.vector_width != width or _learnt(codes) != _learnt(retriever.data.codes):
             raise InputError(
                 f"{folder} was trained beside another retriever than {retriever.folder}: vectors of width "
                 f"{model.vector_width}, here {width}, or other values in its tables. Train it on this one's candidates."
             )
         words = None if model.config.reads_pairs else TextReader.open(folder, model, config.cache)
-        features = open_features(
-            words, retriever.data, config, model.image, notes=0 if model.config.reads_pairs else model.config.notes,
-            hidden=retriever.features.hidden,
-        )  # fmt: skip
-        pairs = open_pairs(folder, model, retriever.data, config)
+        hidden, said = retriever.features.hidden, {}
+        if model.joint is not None:
+            said = read_notes(retriever.data.tables, config, codes)
+            _check_notes(model, said, folder)
+        data = replace(retriever.data, notes=said)
+        features = open_features(words, data, config, model.image, notes=model.config.notes, hidden=hidden)
+        pairs = open_pairs(folder, model, retriever.data, config, hidden)
         path = folder / "lexical.json"
         lexical = json.loads(path.read_text()) if path.is_file() else None
         return cls(folder=folder, model=model, words=words, features=features, pairs=pairs, lexical=lexical)
 
 
 def _learnt(codes: Codes) -> Codes:
-    """What the pruner reads; items by number are the retriever's own affair."""
-    return replace(codes, item_ids=[])
+    """What both read alike; items by number are the retriever's own affair, and notes the pruner's."""
+    return replace(codes, item_ids=[], notes={})
+
+
+def _check_notes(model: Pruner, notes: Mapping[str, Notes], folder: Path) -> None:
+    """Refuse reviews or ads with other numbers beside them than the model has weights for; none at all are missing."""
+    for name, learnt in (("reviews", model.sizes.reviews), ("ads", model.sizes.ads)):
+        given = notes[name].number.shape[1] if name in notes else learnt
+        if learnt is not None and given != learnt:
+            raise InputError(
+                f"{folder} was trained with {learnt} numbers beside each of data.{name}; this config names {given}. "
+                "Use the data section of the training run's config."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,8 @@ class InferRun:
         for name, count in counts.items():
             if count < 1:
                 raise InputError(f"{name} is {count}; expected at least 1.")
+        if self.lexical is not None and self.data.split.items is not None:
+            raise InputError("lexical does not go with data.split.items: BM25 would list items of every split.")
         if self.samples < 0:
             raise InputError(f"samples is {self.samples}; expected 0 or more.")
         if self.shard is not None and self.overwrite:

@@ -1,5 +1,6 @@
 """Candidates -> the pruner's logits, a batch at a time."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +53,15 @@ def score_candidates(
     return out
 
 
-def open_pairs(folder: Path, pruner: Pruner, data: Prepared, config: DataConfig) -> PairTexts | None:
-    """The reader of pairs of texts of a pruner's model folder; None if this pruner reads cached states."""
+def open_pairs(
+    folder: Path, pruner: Pruner, data: Prepared, config: DataConfig, hidden: Collection[str] = ()
+) -> PairTexts | None:
+    """The reader of pairs of texts of a pruner, without `hidden` sources; None if it reads cached states."""
     text = pruner.config.text
     if text is None or not pruner.config.reads_pairs:
         return None
     tokenizer = AutoTokenizer.from_pretrained(folder / "text", trust_remote_code=False)
     return PairTexts(
         data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history,
-        folder=Path(config.cache),
+        folder=Path(config.cache), hidden=hidden,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Hard negatives: what the retriever ranks high for a train query or user, and is not right.
 
 Never the whole matrix: a block of requests is searched at a time, and a search holds as many items a request as it is
-deep. What is right, of any grade and any split, is no negative, nor is what scores so near to it that it may be right.
+deep. What is right for a query, in any split, and what a user had up to his last train target is no negative, nor is
+what scores so near to it that it may be right.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.histories import Histories
 from recsys.data.requests import Requests, answered_queries, query_requests, target_requests
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
@@ -77,7 +79,9 @@ def mine(
     for kind, requests in _requests(retriever, tasks):
         place = folder / kind
         place.mkdir(parents=True, exist_ok=True)
-        made_from = folder_hash(retriever.folder), retriever.data.hash, asdict(config), kind
+        features, ways = retriever.features, (asdict(config), kind, part)
+        read = retriever.data.hash, features.max_items, features.searches is not None
+        made_from = folder_hash(retriever.folder), read, ways
         parts = Parts.open(place, fingerprint(*made_from), overwrite=overwrite)
         sums = _Sums(retriever, kind, last_round)
         for number, start in enumerate(range(0, len(requests), part)):
@@ -88,6 +92,7 @@ def mine(
             if not parts.finished(number):
                 parts.write(number, _with_ids(retriever, kind, some, frame), inputs=len(some))
             sums.add(some, right, frame, near)
+        parts.audit([min(part, len(requests) - start) for start in range(0, len(requests), part)])
         found[kind] = sums.audit()
         write_atomic(place / AUDIT, json.dumps(asdict(found[kind]), indent=1))
     if not found:
@@ -102,17 +107,27 @@ def _requests(retriever: OpenRetriever, tasks: list[str]) -> Iterator[tuple[str,
         if len(rows):
             yield "query", query_requests(data, rows, stage=TRAIN)
     if "next_item" in tasks and data.histories is not None:
-        every = target_requests(data, TRAIN)
-        last = np.flatnonzero(np.append(np.diff(every.users) != 0, True)) if len(every) else np.zeros(0, np.int64)
+        last = last_targets(data.histories)
         if len(last):
-            yield "user", every.take(last)
+            yield "user", target_requests(data, TRAIN, last)
+
+
+def last_targets(histories: Histories) -> np.ndarray:
+    """Rows of the layout: each user's last train target, of those who have one."""
+    rows = np.flatnonzero((histories.stage == TRAIN) & histories.target)
+    users = np.searchsorted(histories.offsets, rows, side="right") - 1
+    return rows[np.append(np.diff(users) != 0, True)] if len(rows) else rows
 
 
 def right_items(retriever: OpenRetriever, requests: Requests) -> list[np.ndarray]:
     """Sorted items that are no negative of each request: whatever a query is said to be about, in any split, with a
-    grade above 0; whatever a user had up to the request, and its target.
+    grade above 0; whatever a user had up to the request, and its target; by `split.items`, what is held out.
     """
     data, found = retriever.data, []
+    held = data.catalogue.stage
+    if held is not None:
+        others = np.flatnonzero(held != TRAIN)
+        return [np.union1d(data.queries.relevant(int(query))[0], others) for query in requests.queries]
     for user, query, end, targets in zip(
         requests.users, requests.queries, requests.ends, requests.target_rows, strict=True
     ):
@@ -177,8 +192,12 @@ class _Sums:
         self.popularity = retriever.data.popularity()
         self.requests = self.negatives = self.without = self.right = self.twice = self.near = self.shared = 0
         self.popular = 0.0
-        before = None if last_round is None else sorted((last_round / kind).glob("part-*.parquet"))
-        self.before = pl.scan_parquet(before) if before else None
+        self.before: pl.DataFrame | None = None
+        if last_round is not None:
+            parts = sorted((last_round / kind).glob("part-*.parquet"))
+            if not parts:
+                raise InputError(f"last_round {str(last_round)!r} has no {kind}/part-*.parquet; name a folder `mined`.")
+            self.before = pl.scan_parquet(parts).select(f"{kind}_id", "item_id").collect()
 
     def add(self, requests: Requests, right: list[np.ndarray], frame: pl.DataFrame, near: int) -> None:
         """Count one block."""
@@ -193,9 +212,8 @@ class _Sums:
         self.near += near
         self.popular += float(self.popularity[item].sum())
         if self.before is not None:
-            pairs = _with_ids(self.retriever, self.kind, requests, frame).lazy()
-            both = pairs.join(self.before, on=[f"{self.kind}_id", "item_id"], how="semi")
-            self.shared += both.select(pl.len()).collect().item()
+            pairs = _with_ids(self.retriever, self.kind, requests, frame)
+            self.shared += len(pairs.join(self.before, on=[f"{self.kind}_id", "item_id"], how="semi"))
 
     def audit(self) -> Audit:
         """Of all blocks."""

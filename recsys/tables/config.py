@@ -149,6 +149,8 @@ class SplitConfig:
         for name in ("valid_queries", "second_queries"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"split.{name} is {getattr(self, name)}; expected a share from 0 to below 1.")
+        if self.items is not None and self.second_queries:
+            raise InputError("split.items deals items, not queries; leave split.second_queries at 0.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,6 +106,8 @@ def _make(config: MlmRun) -> _Made:
     data, cache = prepare(config.data), Path(config.data.cache)
     text = config.model.text
     texts, held = known_texts(data, config.held_out)
+    if held.all():
+        raise InputError(f"held_out {config.held_out} leaves none of {len(texts)} texts to learn from; set it to 0.")
     tokenizer = load_tokenizer(text, texts, cache / "tokenizer")
     tokens = token_cache(texts, tokenizer, text.max_tokens, cache)
     torch.manual_seed(config.seed)

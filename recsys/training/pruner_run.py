@@ -174,7 +174,7 @@ def build(
     features = Features(
         data, items, queries, max_items=min(history, config.data.history.max_items), searches=searched,
         images=image_reader(config.data, data, pictures, augment=False),
-        notes=note_readers(data, vectors, config.model.notes),
+        notes=None if config.model.reads_pairs else note_readers(data, vectors, config.model.notes),
     )  # fmt: skip
     torch.manual_seed(config.seed)
     known = sizes(data, len(tokenizer) if tokenizer else 0)

@@ -71,6 +71,8 @@ class RetrieverRun(RunConfig):
             raise InputError("Task 'next_item' needs model.history; set it, or train on query_to_item alone.")
         if "next_item" in self.tasks and self.data.split.items is not None:
             raise InputError("data.split.items is for queries alone; leave it out, or set tasks: [query_to_item].")
+        if self.data.split.items is not None and self.model.id_vector:
+            raise InputError("data.split.items asks for items that nobody has met; set model.id_vector: false.")
         if "query_to_item" in self.tasks and self.model.text is None:
             raise InputError("Task 'query_to_item' needs model.text, the encoder of queries and items.")
         trained_text = self.model.text is not None and self.model.text.mode != "frozen"

@@ -11,6 +11,7 @@ import torch
 
 from recsys.batch import RetrieverBatch, TextBatch, UserBatch
 from recsys.data.datasets import Features, Local, NegativesConfig, Past, RetrieverRows, Texts, search_past
+from recsys.data.mined import HardNegatives, Mined
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import Draw, deal_to_rank
 from recsys.data.split import TEST, TRAIN, VALID
@@ -626,3 +627,14 @@ def test_the_share_of_targets_of_each_item_is_that_of_an_epoch(data: Prepared):
 def test_pairs_of_a_query_are_not_dealt_into_one_batch(data: Prepared):
     rows = rows_of(reader(data), tasks=["query_to_item"], each_pair=True)
     assert len(set(rows.lengths(0).tolist())) == 1
+
+
+def test_mined_items_that_are_held_out_are_not_learnt_from(data: Prepared):
+    every = Mined(offsets=np.arange(QUERIES + 1) * ITEMS, item=np.tile(np.arange(ITEMS), QUERIES))
+    negatives = NegativesConfig(kind="batch", random=0, hard=5, mined="somewhere")
+    hard = HardNegatives(count=5, queries=every, users=None)
+    rows = rows_of(reader(held_out(data)), tasks=["query_to_item"], negatives=negatives, hard=hard)
+    draw = everything(rows, task=1)
+    found = rows._hard(draw, rows.queries, every)
+    assert len(found) > 5
+    assert (found % 3 != 0).all()

@@ -100,7 +100,7 @@ def test_ratings_are_scaled_by_the_table_that_was_learnt_from(data):
 def test_the_click_rate_is_smoothed_and_of_the_ads_so_far(data):
     notes, mean = data.notes["ads"], 112 / 2600
     assert notes.texts == ["a", "c", "b", "d"]
-    rates = [(100 + 100 * mean) / 1100, (100 + 100 * mean) / 2100, (2 + 100 * mean) / 300, (10 + 100 * mean) / 500]
+    rates = [mean, (100 + 100 * mean) / 1100, mean, mean]  # an ad's own clicks are not known while it runs
     np.testing.assert_allclose(notes.number[:, 0], np.log(np.array(rates) / mean), rtol=1e-5)
 
 

@@ -80,3 +80,20 @@ def test_pairs_about_other_queries_read_their_texts(cascade, tokenizer, pairs):
 def test_too_short_pairs_are_refused(cascade, tokenizer, tmp_path):
     with pytest.raises(InputError, match="at least 16"):
         PairTexts(cascade.data, tokenizer, title=["title"], max_tokens=8, history=3, folder=tmp_path)
+
+
+def test_hidden_words_and_profiles_are_not_said(cascade, tmp_path):
+    tokenizer = train_wordpiece(cascade.data.catalogue.texts, 300)
+    users, none, candidates = np.array([0, 1]), np.array([-1, -1]), np.array([[3, 4], [5, -1]])
+    pasts = [Past.empty(1)] * 2
+
+    def lengths(hidden: tuple[str, ...]) -> list[int]:
+        pairs = PairTexts(
+            cascade.data, tokenizer, title=["title"], max_tokens=32, history=4, folder=tmp_path, hidden=hidden
+        )
+        return pairs.batch(pasts, users, none, candidates).mask.sum(1).tolist()
+
+    assert lengths(("text", "profile")) == [3, 3, 3, 3]  # the special tokens alone
+    whole, nameless = lengths(()), lengths(("profile",))
+    assert all(one > other for one, other in zip(whole, nameless, strict=True))
+    assert lengths(("text",))[0] < whole[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from recsys.data import histories as layout
 from recsys.data.codes import Codes
@@ -518,3 +519,29 @@ def test_a_matching_column_that_a_table_lacks_is_refused(tmp_path):
     pl.read_parquet(tmp_path / "data/queries.parquet").drop("kind").write_parquet(tmp_path / "data/queries.parquet")
     with pytest.raises(InputError, match=r"queries\.kind.*relevance\.match"):
         prepare(config)
+
+
+def test_a_cell_with_several_values_matches_each(tmp_path):
+    config = garments(tmp_path / "data", items=ItemsConfig(text=["title"], category=["kind"], separators={"kind": "|"}))
+    items = pl.read_parquet(tmp_path / "data/items.parquet")
+    items.with_columns(kind=pl.Series(["hat|shoe", "shoe", "hat", None, "coat|hat"])).write_parquet(
+        tmp_path / "data/items.parquet"
+    )
+    queries = prepare(config).queries
+    assert [queries.relevant(query)[0].tolist() for query in range(3)] == [[0, 2, 4], [0, 1], [4]]
+
+
+def test_other_pictures_under_the_same_names_are_other_data(tmp_path):
+    config = garments(tmp_path / "data", items=ItemsConfig(text=["title"], image="picture"))
+    items = pl.read_parquet(tmp_path / "data/items.parquet")
+    items.with_columns(picture=pl.lit("one.png")).write_parquet(tmp_path / "data/items.parquet")
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/one.png")
+    first = content_hash(check(config), config)
+    assert content_hash(check(config), config) == first
+    Image.new("RGB", (90, 80), "red").save(tmp_path / "data/one.png")
+    assert content_hash(check(config), config) != first
+
+
+def test_a_split_of_items_does_not_deal_queries(tmp_path):
+    with pytest.raises(InputError, match="second_queries"):
+        SplitConfig(items="part", second_queries=0.1)

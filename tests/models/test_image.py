@@ -126,3 +126,9 @@ def test_settings_that_teach_nothing_are_refused():
         ImageConfig(model="config:")
     with pytest.raises(InputError, match="pixels from 16"):
         ImageConfig(model="config:", mode="full", pixels=8)
+
+
+def test_pictures_of_another_size_than_the_encoder_was_trained_on_are_refused(encoder, tmp_path):
+    encoder.save(tmp_path / "image")
+    with pytest.raises(InputError, match=r"image\.pixels is 32, but .* reads 16"):
+        ImageEncoder.build(ImageConfig(model=str(tmp_path / "image"), pixels=32))

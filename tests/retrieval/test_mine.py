@@ -1,6 +1,8 @@
 """Hard negatives against a plain sort: the window of ranks, the margin, and that nothing right is among them."""
 
 import json
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from recsys.cli import main
 from recsys.config import read_part
 from recsys.data.mined import read_mined
 from recsys.data.requests import answered_queries, query_requests, target_requests
-from recsys.data.split import TRAIN
+from recsys.data.split import TRAIN, VALID
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
 from recsys.retrieval.mine import MineConfig, mine, print_audit, right_items
@@ -136,3 +138,25 @@ def test_impossible_windows_are_refused():
         MineConfig(first=5, last=4)
     with pytest.raises(InputError, match="margin"):
         MineConfig(margin=-1.0)
+
+
+def test_parts_of_another_size_are_not_gone_on_with(opened, tmp_path):
+    mine(opened, tmp_path, MineConfig(last=20), last_round=None, overwrite=False, part=8)
+    with pytest.raises(InputError, match="other inputs"):
+        mine(opened, tmp_path, MineConfig(last=20), last_round=None, overwrite=False, part=16)
+
+
+def test_a_last_round_that_is_not_there_is_refused(opened, tmp_path):
+    with pytest.raises(InputError, match=r"last_round .*no query/part"):
+        mine(opened, tmp_path / "new", MineConfig(last=20), last_round=tmp_path / "nothing", overwrite=False)
+
+
+def test_items_that_are_held_out_are_no_negatives(opened, tmp_path):
+    stage = np.where(np.arange(len(opened.data.catalogue)) % 3 == 0, VALID, TRAIN).astype(np.int8)
+    data = replace(opened.data, catalogue=replace(opened.data.catalogue, stage=stage))
+    features = copy(opened.features)
+    features.data = data
+    held = replace(opened, data=data, features=features)
+    requests = query_requests(data, answered_queries(data, TRAIN), stage=TRAIN)
+    for known in right_items(held, requests):
+        assert np.isin(np.flatnonzero(stage == VALID), known).all()

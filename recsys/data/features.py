@@ -1,6 +1,7 @@
 """A prepared data set -> items and users as parts of a batch."""
 
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +75,20 @@ class Features:
         )
 
     def catalogue(self) -> ItemBatch:
-        """Every item."""
-        return self.items(np.arange(len(self.data.catalogue)))
+        """Every item, but for the pixels of pictures: those are read in blocks, by `pixels`."""
+        rows = np.arange(len(self.data.catalogue))
+        if self.pixels is None:
+            return self.items(rows)
+        other = copy(self)
+        other.images = None
+        return other.items(rows)
+
+    @property
+    def pixels(self) -> "Callable[[np.ndarray], dict[str, torch.Tensor]] | None":
+        """Rows of the items table -> the fields of an ItemBatch that are about pictures; None: no encoder of them is
+        trained.
+        """
+        return self.images.read if self.images is not None and self.images.pixels is not None else None
 
     def note_batch(self, name: str, candidates: np.ndarray, before: np.ndarray) -> NoteBatch | None:
         """The reviews or ads of candidates [B, K] that are earlier than moments [B]; None where they are not read."""

@@ -1,9 +1,11 @@
 """The retriever's training: encode items; encode users; gather the items of all processes; sampled softmax; log."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +29,9 @@ from recsys.training.distributed import (
 )
 from recsys.training.optim import OptimConfig
 from recsys.training.ranked import RankedTraining
+
+Pixels = Callable[[np.ndarray], dict[str, Tensor]]
+"""Rows of the items table -> `image` and `image_known` of an ItemBatch."""
 
 _SHOWN = 512  # rows whose negatives are counted, once
 
@@ -79,10 +84,13 @@ class RetrieverTraining(RankedTraining):
         optim: OptimConfig,
         loss: LossConfig,
         total_steps: int,
+        pixels: Pixels | None = None,
     ) -> None:
-        """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions."""
+        """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions;
+        `pixels` reads the pictures that `catalogue` leaves out.
+        """
         super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
-        self.catalogue, self.loss = catalogue, loss
+        self.catalogue, self.loss, self.pixels = catalogue, loss, pixels
         self.item_vectors: Tensor | None = None
         self.cached: list[CachedVectors] = []
         self.told = False
@@ -164,7 +172,7 @@ class RetrieverTraining(RankedTraining):
     def on_validation_epoch_start(self) -> None:
         if is_sharded(self.model):
             hold_layers(self.model, whole=True)
-        self.item_vectors = encode_catalogue(self.model, self.catalogue.to(self.device))
+        self.item_vectors = encode_catalogue(self.model, self.catalogue.to(self.device), pixels=self.pixels)
 
     def validation_step(self, batch: EvaluationBatch, _: int, dataloader_idx: int = 0) -> None:
         assert self.item_vectors is not None
@@ -196,12 +204,23 @@ def _negatives(pool: Pool, masked: Tensor) -> str:
 
 
 @torch.no_grad()
-def encode_catalogue(model: Retriever, catalogue: ItemBatch, block: int = 512) -> Tensor:
+def encode_catalogue(
+    model: Retriever, catalogue: ItemBatch, block: int = 512, *, pixels: Pixels | None = None
+) -> Tensor:
     """[N, D] vectors of all items, in blocks where texts or pictures have to be encoded. Called outside autocast."""
-    if catalogue.text is None and catalogue.image is None:
+    if catalogue.text is None and pixels is None:
         return model.encode_items(catalogue)
-    rows = torch.arange(len(catalogue.index), device=catalogue.index.device).split(block)
-    return torch.cat([model.encode_items(catalogue.take(part)) for part in rows])
+    device = catalogue.index.device
+    blocks = torch.arange(len(catalogue.index), device=device).split(block)
+    return torch.cat([model.encode_items(_with_pictures(catalogue.take(rows), rows, pixels)) for rows in blocks])
+
+
+def _with_pictures(batch: ItemBatch, rows: Tensor, pixels: Pixels | None) -> ItemBatch:
+    """The same items, these rows of the items table, with their pictures."""
+    if pixels is None:
+        return batch
+    found = {name: values.to(rows.device) for name, values in pixels(rows.cpu().numpy()).items()}
+    return replace(batch, image=found["image"], image_known=found["image_known"])
 
 
 @torch.no_grad()

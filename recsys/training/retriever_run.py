@@ -106,7 +106,7 @@ def train_retriever(config: RetrieverRun) -> Path:
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=list(valid), optim=config.optim,
-        loss=config.loss, total_steps=steps,
+        loss=config.loss, total_steps=steps, pixels=features.pixels,
     )  # fmt: skip
     checkpoint = open_run(config)
     total, trained = count_parameters(model)

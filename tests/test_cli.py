@@ -95,7 +95,7 @@ def test_the_config_that_is_printed_is_complete_and_loads_again(tmp_path, capsys
         (["train", SHOP, "--optim.epoch=3"], "unknown option --optim.epoch. Did you mean 'epochs'?"),
         (["train", SHOP, "--optim.epochs=many"], "optim.epochs is many; expected int"),
         (["train", SHOP, "--data.root=nowhere", "--runs=nowhere"], "Data folder 'nowhere' does not exist"),
-        (["train", INFER], "has task 'infer'; train takes retriever or pruner"),
+        (["train", INFER], "has task 'infer'; train takes retriever, pruner or mlm"),
         (["report", "nowhere"], "There is no run folder 'nowhere'"),
         (["report", "runs/shop", "--show_id"], "Unknown option --show_id. Did you mean '--show_ids'?"),
         (["compare", "runs/a", "runs/b", "--stag=x"], "Unknown option --stag=x. Did you mean '--stage'?"),
@@ -120,7 +120,7 @@ def test_a_fault_is_one_sentence_with_a_hint_and_exit_code_two(arguments, senten
         ("name: films", "has no `task:`"),
         (
             "task: retreiver\nname: films",
-            "has task 'retreiver'; train takes retriever or pruner. Did you mean 'retriever'?",
+            "has task 'retreiver'; train takes retriever, pruner or mlm. Did you mean 'retriever'?",
         ),
         ("task: retriever\nnam: films", "unknown key 'nam'. Did you mean 'name'?"),
         ("task: retriever\nname: films\nmodel: {}\ndata: {items: {}}", "the key data.root is missing"),

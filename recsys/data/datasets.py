@@ -124,8 +124,8 @@ class RetrieverRows:
         Where every pair is a row, all count alike: a batch of like lengths would be one of the same query.
         """
         queries, windows = self.features.data.queries, self._windows(epoch)
-        alike = self.pair_item is not None or queries is None
-        texts = [0 if alike else len(queries.texts[query]) for query in self.queries]
+        texts = [0 if queries is None else len(queries.texts[query]) for query in self.queries]
+        texts = texts if self.pair_item is None else [0] * len(texts)
         return np.concatenate([windows.last - windows.first, np.array(texts, dtype=np.int64)])
 
     def groups(self) -> np.ndarray:

@@ -5,6 +5,7 @@ Which tokens are hidden, and by what, is a pure function of seed, epoch, text an
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class Masking:
         if tokenizer.mask_token_id is None:
             raise InputError("The text model's tokenizer has no mask token; choose a model that has one, as a BERT.")
         special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int64)
-        return cls(share=share, mask=int(tokenizer.mask_token_id), special=special, vocab=len(tokenizer))
+        return cls(share=share, mask=int(cast("int", tokenizer.mask_token_id)), special=special, vocab=len(tokenizer))
 
     def hide(self, ids: np.ndarray, key: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Which of these tokens [n] are chosen, and what stands there instead; `key` [n] names each token's place."""

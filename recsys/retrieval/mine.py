@@ -125,7 +125,7 @@ def right_items(retriever: OpenRetriever, requests: Requests) -> list[np.ndarray
     """
     data, found = retriever.data, []
     held = data.catalogue.stage
-    if held is not None:
+    if held is not None and data.queries is not None:  # the split is one for queries alone
         others = np.flatnonzero(held != TRAIN)
         return [np.union1d(data.queries.relevant(int(query))[0], others) for query in requests.queries]
     for user, query, end, targets in zip(

@@ -77,6 +77,8 @@ def plain_evaluation(case: Case, list_k: int) -> dict[str, float]:
         values.setdefault(f"hit_rate@{list_k}", []).append(float(bool(near)))
         values.setdefault(f"map@{list_k}", []).append(precision)
         values.setdefault("mrr", []).append(1 / (hits[0] + 1) if hits else 0.0)
+        precisions = [(number + 1) / (h + 1) for number, h in enumerate(hits)]
+        values.setdefault("map", []).append(sum(precisions) / len(wanted))
         for target in wanted:
             name = f"recall@{list_k}/{SEGMENTS[segments[target]]}"
             values.setdefault(name, []).append(float(target in ranked[:list_k]))

@@ -14,12 +14,13 @@ import yaml
 from recsys.cli import _command
 from recsys.config import _check_override, parse_run, read_task
 from recsys.recommend.run import STAGES, InferRun
+from recsys.training.mlm_run import MlmRun
 from recsys.training.pruner_run import PrunerRun
 from recsys.training.retriever_run import RetrieverRun
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-KINDS = {"retriever": RetrieverRun, "pruner": PrunerRun, "infer": InferRun}
+KINDS = {"retriever": RetrieverRun, "pruner": PrunerRun, "mlm": MlmRun, "infer": InferRun}
 READERS_OWN = {"my.yaml": RetrieverRun, "my_pruner.yaml": PrunerRun, "my_infer.yaml": InferRun}
 
 

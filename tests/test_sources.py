@@ -187,3 +187,16 @@ def test_what_an_ad_will_have_been_clicked_is_not_known(folder, tmp_path):
 def test_notes_with_other_numbers_beside_them_are_refused(folder):
     with pytest.raises(InputError, match=r"1 numbers beside each of data\.reviews; this config names 0"):
         opened(folder, "--data.reviews.rating=null")
+
+
+def test_given_candidates_are_rated_as_if_they_had_been_proposed(folder):
+    cascade = opened(folder)
+    requests = user_requests(cascade.data, VALID).take(np.arange(5))
+    found, logits = cascade.judge(requests)
+    real = int((found.items >= 0).sum(1).min())
+    places = np.random.default_rng(0).permuted(np.tile(np.arange(real), (5, 1)), axis=1)
+    shuffled = found.items.copy()
+    shuffled[:, :real] = np.take_along_axis(found.items[:, :real], places, 1)
+    expected = logits.copy()
+    expected[:, :real] = np.take_along_axis(logits[:, :real], places, 1)
+    np.testing.assert_allclose(cascade.rate(requests, shuffled), expected, rtol=1e-4, atol=1e-4)

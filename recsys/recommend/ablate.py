@@ -44,7 +44,9 @@ class Ablation:
     lost: Interval
     """Of nDCG@10, by hiding it: positive where the source helps."""
     log_loss: Interval | None
-    """What the pruner's mean log-loss of a candidate gains by hiding it; None without a pruner."""
+    """What the pruner's mean log-loss gains by hiding it, on the candidates that the whole cascade proposes; None
+    without a pruner, or for queries beside a lexical source.
+    """
     oracle_lost: float | None
     """What the data set's oracle loses by it, where there is one."""
 
@@ -55,6 +57,8 @@ class _Worth:
 
     ndcg: np.ndarray
     log_loss: np.ndarray | None
+    proposed: list[np.ndarray]
+    """Candidates of each block of requests."""
 
 
 def ablate(config: InferRun, *, all_items: bool = False) -> list[Ablation]:
@@ -86,7 +90,7 @@ def ablate(config: InferRun, *, all_items: bool = False) -> list[Ablation]:
         without = _open(config, all_items, (source,))
         for group, requests in groups.items():
             told = oracle.get(_ORACLE.get(source, source)) if group == "valid" else None
-            found.append(_compared(group, source, base[group], _worth(without, requests), told))
+            found.append(_compared(group, source, base[group], _worth(without, requests, base[group].proposed), told))
     return sorted(found, key=lambda one: one.group)
 
 
@@ -110,20 +114,26 @@ def _open(config: InferRun, all_items: bool, hidden: tuple[str, ...]) -> Cascade
     return Cascade.open(config.retriever, config.pruner, config.data, top_k, config.decision, lexical, hidden)
 
 
-def _worth(cascade: Cascade, requests: Requests) -> _Worth:
-    ranked, losses = [], []
-    for start in range(0, len(requests), _BLOCK):
+def _worth(cascade: Cascade, requests: Requests, proposed: list[np.ndarray] | None = None) -> _Worth:
+    """`proposed` are the candidates, by block, on which the log-loss is taken; None: the cascade's own. It is not taken
+    where a lexical source, whose scores a pruner reads too, has its part in them.
+    """
+    ranked, losses, own = [], [], []
+    for number, start in enumerate(range(0, len(requests), _BLOCK)):
         some = requests.take(np.arange(start, min(start + _BLOCK, len(requests))))
         found, logits = cascade.judge(some)
-        items = found.items
-        targets, grades = padded(some)
-        if logits is not None and cascade.pruner is not None:
-            chances = cascade.pruner.model.probability(logits, some.queries[:, None] >= 0)
-            losses.append(_log_loss(chances, items, targets))
+        items, (targets, grades) = found.items, padded(some)
+        own.append(items)
+        given = items if proposed is None else proposed[number]
+        rated = logits if proposed is None else cascade.rate(some, given)
+        asks = some.queries[:, None] >= 0
+        if rated is not None and cascade.pruner is not None and not (found.lexical is not None and asks.any()):
+            losses.append(_log_loss(cascade.pruner.model.probability(rated, asks), given, targets))
+        if logits is not None:
             items = np.take_along_axis(items, np.argsort(-logits, axis=1, kind="stable"), 1)
         ranks = torch.from_numpy(list_ranks(items, targets, len(cascade.data.catalogue)))
         ranked.append(ndcg(ranks, torch.from_numpy(grades), min(SHOWN, len(cascade.data.catalogue))).numpy())
-    return _Worth(ndcg=np.concatenate(ranked), log_loss=np.concatenate(losses) if losses else None)
+    return _Worth(ndcg=np.concatenate(ranked), log_loss=np.concatenate(losses) if losses else None, proposed=own)
 
 
 def _log_loss(chances: np.ndarray, items: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import Found, retrieve
-from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, open_features
+from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, embed_requests, open_features
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
@@ -197,6 +197,24 @@ class Cascade:
                 found.users, pairs=self.pruner.pairs, lexical=found.lexical,
             )  # fmt: skip
         return found, logits
+
+    def rate(self, requests: Requests, items: np.ndarray) -> np.ndarray | None:
+        """The pruner's logits [B, K] of given candidates of some requests (-1 padded at the end), as if this retriever
+        had proposed them; None without a pruner.
+        """
+        if self.pruner is None:
+            return None
+        users = np.concatenate(list(embed_requests(self.retriever, self.item_vectors, requests)))
+        scores = np.einsum("bkd,bd->bk", self.item_vectors[np.maximum(items, 0)], users).astype(np.float32)
+        order = np.argsort(np.where(items >= 0, -scores, np.inf), axis=1, kind="stable")
+        ranked, best = (np.take_along_axis(values, order, 1) for values in (items, scores))
+        logits = score_candidates(
+            self.pruner.model, self.pruner.features, requests, ranked, best, self.item_vectors, users,
+            pairs=self.pruner.pairs,
+        )  # fmt: skip
+        found = np.empty_like(logits)
+        np.put_along_axis(found, order, logits, 1)
+        return found
 
     def fusion_fault(self) -> str:
         """One sentence where queries are fused otherwise than in the lists that the pruner learnt from, else ""."""

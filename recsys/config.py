@@ -32,6 +32,9 @@ class TextConfig:
     """Longest text in tokens, special tokens included; longer ones are cut."""
     pooling: Literal["mean", "cls"] = "mean"
     """How token states become one vector."""
+    token_dropout: float = 0.0
+    """Share of the tokens that a text loses in a retriever's training, others in every epoch: no word is leant on
+    alone. Modes lora and full."""
     checkpointing: bool = False
     """Keep the activations of one layer at a time and compute the others again in the backward pass: for a larger batch
     on the same card, a third slower. Modes lora and full."""
@@ -51,6 +54,8 @@ class TextConfig:
             raise InputError(
                 f"text.max_tokens is {self.max_tokens}; a text needs 3 or more (two special ones and a word)."
             )
+        if not 0 <= self.token_dropout < 1:
+            raise InputError(f"text.token_dropout is {self.token_dropout}; expected a share from 0 to below 1.")
         for name in ("lora_rank", "layers", "width", "heads", "vocab"):
             if getattr(self, name) < 1:
                 raise InputError(f"text.{name} is {getattr(self, name)}; expected at least 1.")

@@ -153,7 +153,7 @@ class RetrieverRows:
         return self._batch(
             draw,
             local,
-            self.features.users(pasts, users, np.full(len(users), -1), local),
+            self.features.users(pasts, users, np.full(len(users), -1), local, (self.seed, draw.epoch)),
             row=np.repeat(np.arange(len(samples)), [len(sample.targets) for sample in samples]),
             step=np.concatenate([sample.steps for sample in samples]),
             target=target,
@@ -188,7 +188,7 @@ class RetrieverRows:
         return self._batch(
             draw,
             local,
-            self.features.users(pasts, queries.user[rows], rows, local),
+            self.features.users(pasts, queries.user[rows], rows, local, (self.seed, draw.epoch)),
             row=np.arange(len(rows)),
             step=np.array([len(past.item) for past in pasts]),
             target=target,

@@ -14,7 +14,8 @@ from recsys.data.pasts import Past, Searches
 from recsys.data.prepare import Prepared
 from recsys.data.split import TEST
 
-ReadTexts = Callable[[np.ndarray], TextBatch]
+ReadTexts = Callable[..., TextBatch]
+"""Rows of a table, and perhaps what drops tokens (`TokenCache.batch`) -> their texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +24,18 @@ class Texts:
 
     tokens: ReadTexts | None = None
     vectors: np.ndarray | None = None  # [N, W]
+    dropout: float = 0.0
+    """Share of the tokens that are left out in training."""
 
-    def read(self, rows: np.ndarray) -> tuple[TextBatch | None, torch.Tensor | None]:
-        """Tokens and vectors of some rows; at most one of them is there."""
+    def read(
+        self, rows: np.ndarray, moved: tuple[int, int] | None = None
+    ) -> tuple[TextBatch | None, torch.Tensor | None]:
+        """Tokens and vectors of some rows; at most one of them is there. `moved`: the seed and epoch of a training."""
         if self.vectors is not None:
             return None, torch.from_numpy(np.asarray(self.vectors[rows], dtype=np.float32))
-        return (self.tokens(rows) if self.tokens else None), None
+        if self.tokens is None:
+            return None, None
+        return (self.tokens(rows, (self.dropout, *moved)) if moved and self.dropout else self.tokens(rows)), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +69,9 @@ class Features:
         self.searches = Searches(data.queries) if searches and data.queries is not None else None
 
     def items(self, rows: np.ndarray, moved: tuple[int, int] | None = None) -> ItemBatch:
-        """The content of items, one row each; pictures are shifted and mirrored by `moved`, a seed and an epoch."""
+        """The content of items, one row each; `moved`, a seed and an epoch, augments words and pictures for training."""
         catalogue = self.data.catalogue
-        tokens, vectors = (None, None) if "text" in self.hidden else self.item_texts.read(rows)
+        tokens, vectors = (None, None) if "text" in self.hidden else self.item_texts.read(rows, moved)
         return ItemBatch(
             **({} if self.images is None or "image" in self.hidden else self.images.read(rows, moved)),
             index=torch.from_numpy(catalogue.index[rows]),
@@ -97,7 +104,10 @@ class Features:
             return None
         return reader.notes.batch(candidates, before, reader.count, reader.vectors)
 
-    def users(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local") -> UserBatch:
+    def users(
+        self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local",
+        moved: tuple[int, int] | None = None,
+    ) -> UserBatch:  # fmt: skip
         """The users' side of a batch.
 
         Args:
@@ -105,10 +115,11 @@ class Features:
             users: [B] rows of the users table, -1 for nobody known.
             queries: [B] rows of the queries table, -1 for none.
             local: where items stand in the batch.
+            moved: as in `items`.
         """
         data, texts = self.data, np.unique(np.concatenate([queries, *[past.query for past in pasts]]))
         texts = texts[texts >= 0]
-        tokens, vectors = self.query_texts.read(texts) if len(texts) else (None, None)
+        tokens, vectors = self.query_texts.read(texts, moved) if len(texts) else (None, None)
         history, mask, position, event = self._entries(pasts, texts, local)
         known = np.full_like(users, -1) if "profile" in self.hidden else users
         return UserBatch(

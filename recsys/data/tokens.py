@@ -16,9 +16,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import TextBatch
+from recsys.data.sampling import uniform
 from recsys.data.text import chunks, plain_backend, texts_digest
 from recsys.shards import fingerprint, publish_folder
 
+_LONGEST = 1 << 20  # tokens of a text, more than any has
 _LAYOUT = 1  # of the files; a change makes old caches unused
 
 
@@ -48,15 +50,25 @@ class TokenCache:
         """[n] int64, tokens of each text; never 0."""
         return np.diff(self.offsets)
 
-    def batch(self, rows: np.ndarray) -> TextBatch:
-        """The texts of these rows (any order, repeats allowed), padded to the longest of them; [0, 1] for no rows."""
+    def batch(self, rows: np.ndarray, drop: tuple[float, int, int] | None = None) -> TextBatch:
+        """The texts of these rows (any order, repeats allowed), padded to the longest of them; [0, 1] for no rows.
+
+        With `drop`, a share, a seed and an epoch, each token but the first and the last of a text is left out with that
+        chance, as seed, epoch, row and place decide.
+        """
         rows = np.asarray(rows, dtype=np.int64)
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         steps = np.arange(lengths.max(initial=1))
-        mask = steps < lengths[:, None]
+        inside = steps < lengths[:, None]
+        if drop is not None:
+            share, seed, epoch = drop
+            chance = uniform(seed, epoch, rows[:, None] * _LONGEST + steps)
+            inside &= (chance >= share) | (steps == 0) | (steps == lengths[:, None] - 1)
+            lengths = inside.sum(1)
+        mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        ids[mask] = self.ids[(starts[:, None] + steps)[mask]]
+        ids[mask] = self.ids[(starts[:, None] + steps)[inside]]
         return TextBatch(ids=torch.from_numpy(ids), mask=torch.from_numpy(mask))
 
 

@@ -22,6 +22,7 @@ def text_source(
     *,
     encode: Encode | None,
     encoder_key: str,
+    dropout: float = 0.0,
 ) -> Texts:
     """How texts reach a batch.
 
@@ -32,10 +33,11 @@ def text_source(
         folder: of the caches.
         encode: a frozen encoder, whose vectors are cached; None: tokens go into the batch.
         encoder_key: what the vectors depend on beside the tokens.
+        dropout: share of the tokens that are left out in training.
     """
     tokens = token_cache(texts, tokenizer, max_tokens, folder)
     if encode is None:
-        return Texts(tokens=tokens.batch)
+        return Texts(tokens=tokens.batch, dropout=dropout)
     path = folder / f"vectors-{fingerprint(tokens.folder.name, encoder_key)}"
     if not (path / "vectors.npy").is_file():
         with publish_folder(path) as made:

@@ -171,7 +171,7 @@ def text_reader(
     return partial(
         text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache,
         encode=(lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths)) if frozen else None,
-        encoder_key=encoder.content_hash() if frozen else "",
+        encoder_key=encoder.content_hash() if frozen else "", dropout=config.token_dropout,
     )  # fmt: skip
 
 

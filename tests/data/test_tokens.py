@@ -134,3 +134,23 @@ def test_the_growing_header_is_one_that_numpy_writes():
     start = file.tell()
     tokens._header(file, 10**12)
     assert file.tell() == start
+
+
+def test_dropped_tokens_are_gone_from_inside_by_seed_epoch_and_row_alone(tokenizer, tmp_path: Path):
+    cache = token_cache(TEXTS, tokenizer, 40, tmp_path)
+
+    def kept(rows: list[int], epoch: int = 0) -> list[list[int]]:
+        batch = cache.batch(np.array(rows), (0.5, 7, epoch))
+        assert batch.mask.shape[1] == max(1, int(batch.mask.sum(1).max()))
+        return [ids[mask].tolist() for ids, mask in zip(batch.ids, batch.mask, strict=True)]
+
+    whole = [row.tolist() for row in np.split(cache.ids, cache.offsets[1:-1])]
+    for rows in ([0, 3, 4], [3]):
+        for row, found in zip(rows, kept(rows), strict=True):
+            left = iter(whole[row])
+            assert all(token in left for token in found)  # in their order
+            assert (found[0], found[-1]) == (whole[row][0], whole[row][-1])
+    assert 0.3 < len(kept([3])[0]) / len(whole[3]) < 0.8
+    assert kept([3]) == kept([0, 3])[1:]
+    assert kept([3]) != kept([3], epoch=1)
+    assert cache.batch(np.array([3]), (0.0, 7, 0)).ids.tolist() == cache.batch(np.array([3])).ids.tolist()

@@ -69,7 +69,7 @@ class Features:
         self.searches = Searches(data.queries) if searches and data.queries is not None else None
 
     def items(self, rows: np.ndarray, moved: tuple[int, int] | None = None) -> ItemBatch:
-        """The content of items, one row each; `moved`, a seed and an epoch, augments words and pictures for training."""
+        """The content of items, one row each; `moved`, a seed and an epoch, augments it for training."""
         catalogue = self.data.catalogue
         tokens, vectors = (None, None) if "text" in self.hidden else self.item_texts.read(rows, moved)
         return ItemBatch(

@@ -183,6 +183,8 @@ def _popularity(seen: Inspection) -> list[Fact]:
 
 def _unknown_tokens(seen: Inspection, unknown_share: UnknownShare) -> list[Fact]:
     columns = [("items", name) for name in seen.config.items.text] + [("queries", seen.config.queries.text)]
+    notes = {"reviews": seen.config.reviews, "ads": seen.config.ads}
+    columns += [(table, given.text) for table, given in notes.items() if given is not None]
     facts: list[Fact] = []
     for table, name in columns:
         if not seen.has(table, name):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from recsys.errors import InputError
 from recsys.tables import (
+    AdsConfig,
     DataConfig,
     Fault,
     InteractionsConfig,
@@ -19,6 +20,7 @@ from recsys.tables import (
     PolicyConfig,
     QueriesConfig,
     RelevanceConfig,
+    ReviewsConfig,
     SplitConfig,
     UsersConfig,
     check,
@@ -436,3 +438,51 @@ def test_strings_csv_positions_and_nothing_else_are_enough(tmp_path: Path) -> No
     )
     assert validate(config).faults == []
     assert check(config).users["user_id"].to_list() == ["ann", "bob"]
+
+
+def with_notes(folder: Path, **columns: list) -> DataConfig:
+    """The sound tables, and three reviews and ads."""
+    notes = {
+        "item_id": ["a", "b", "a"],
+        "text": ["good", "bad", "so so"],
+        "timestamp": [1, 2, 3],
+        "stars": [5.0, 1.0, 3.0],
+    }
+    notes = pl.DataFrame({**notes, **columns})
+    config = save(folder, {**sound(), "reviews": notes, "ads": notes})
+    return replace(config, reviews=ReviewsConfig(rating="stars"), ads=AdsConfig())
+
+
+def test_reviews_and_ads_are_told_with_their_strange_words(tmp_path: Path) -> None:
+    report = validate(with_notes(tmp_path), unknown_share=lambda texts: 0.5 if "good" in texts else 0.0)
+    assert not report.errors
+    told = {(fact.table, fact.name): fact.value for fact in report.facts if fact.name in ("rows", "unknown tokens")}
+    assert told["reviews", "rows"] == told["ads", "rows"] == 3
+    assert told["reviews", "unknown tokens"] == 0.5
+    assert {fault.table for fault in report.warnings} == {"reviews", "ads"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        ({"item_id": ["a", "nothing", "b"]}, "unknown id"), ({"timestamp": [1, None, 3]}, "empty order"),
+        ({"stars": [1.0, float("nan"), 2.0]}, "not finite"), ({"timestamp": ["1", "2", "x"]}, "wrong type"),
+    ],
+)  # fmt: skip
+def test_faults_of_reviews_are_told(tmp_path: Path, columns: dict, kind: str) -> None:
+    report = validate(with_notes(tmp_path, **columns))
+    assert kind in {fault.kind for fault in report.errors if fault.table == "reviews"}
+
+
+def test_a_match_column_and_a_split_of_items_are_checked(tmp_path: Path) -> None:
+    tables = sound()
+    tables["items"] = tables["items"].with_columns(part=pl.Series(["train", "valid", "odd", "train", "train", "test"]))
+    config = save(tmp_path, tables)
+    config = replace(config, split=replace(config.split, items="part"), relevance=RelevanceConfig(match="kind"))
+    report = validate(config)
+    said = {(fault.table, fault.column, fault.kind) for fault in report.errors}
+    assert {
+        ("items", "part", "unknown split"),
+        ("items", "kind", "missing column"),
+        ("queries", "kind", "missing column"),
+    } <= said

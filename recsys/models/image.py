@@ -28,7 +28,7 @@ from transformers import (
 from recsys.config import ImageConfig, resolve_pretrained
 from recsys.errors import InputError
 from recsys.models.fields import widened
-from recsys.models.text import without_reports
+from recsys.models.text import check_whole, without_reports
 
 _PATCH = 4  # pixels that the first layer of a model from scratch reads as one place
 _BLOCK = 256  # pictures that are encoded at one time
@@ -82,12 +82,7 @@ class ImageEncoder(nn.Module):
                 f"Image model {config.model!r} could not be loaded ({first}). Expected config.json without custom code "
                 "and safetensors weights, in a folder, as pkg:NAME, or at Hugging Face within reach."
             ) from error
-        if found["missing_keys"]:
-            names = sorted(found["missing_keys"])
-            raise InputError(
-                f"The weights of image model {config.model!r} lack {len(names)} tensors that its config.json asks for "
-                f"({', '.join(names[:3])} ...); expected a folder written by save_pretrained."
-            )
+        check_whole(f"image model {config.model!r}", found["missing_keys"])
         return encoder
 
     @classmethod

@@ -214,13 +214,18 @@ def _from_weights(config: TextConfig) -> PreTrainedModel:
             f"Text model {config.model!r} could not be loaded ({_first_line(error)}). Expected config.json without "
             "custom code and safetensors weights, in a folder, as pkg:NAME, or at Hugging Face within reach."
         ) from error
-    if found["missing_keys"]:
-        names = sorted(found["missing_keys"])
+    check_whole(f"text model {config.model!r}", found["missing_keys"])
+    return model
+
+
+def check_whole(model: str, missing: set[str]) -> None:
+    """Raise InputError where the weights of a model lack tensors."""
+    if missing:
+        names = sorted(missing)
         raise InputError(
-            f"The weights of text model {config.model!r} lack {len(names)} tensors that its config.json asks for "
+            f"The weights of {model} lack {len(names)} tensors that its config.json asks for "
             f"({', '.join(names[:3])} ...); expected a folder written by save_pretrained."
         )
-    return model
 
 
 def _first_line(error: Exception) -> str:

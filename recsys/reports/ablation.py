@@ -4,24 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.errors import InputError
+from recsys.metrics.bootstrap import Interval
 from recsys.reports.figures import is_finite
 
 NOTHING = "nothing"
 """The row of the whole cascade."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A mean and the ends of its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether all of it lies on one side of zero."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ def test_rows_are_told_by_set_with_the_share_of_what_the_oracle_loses():
     groups = read_ablation({"rows": ROWS}, "here")
     assert [one.source for one in groups["valid"]] == ["nothing", "image", "ads"]
     assert groups["valid"][1].share == pytest.approx(0.75)
-    assert groups["valid"][1].lost.is_sure
-    assert not groups["valid"][2].lost.is_sure
+    assert groups["valid"][1].lost.sign == 1
+    assert groups["valid"][2].lost.sign == 0
     said = print_ablation(groups)
     for words in ("valid, 1,200 requests", "0.0300", "[0.0200, 0.0400]", "75%", "-17%", "0.00100"):
         assert words in said

@@ -12,6 +12,9 @@ import polars as pl
 from recsys.errors import InputError
 from recsys.shards import write_atomic
 
+ABLATION = "ablation.json"
+"""Beside results.json: what each source is worth to the models that made the lists."""
+
 REQUESTS = "requests.parquet"
 """Beside results.json: the values of each request that was measured, by stage and set, without ids or texts."""
 

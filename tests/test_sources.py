@@ -200,3 +200,12 @@ def test_given_candidates_are_rated_as_if_they_had_been_proposed(folder):
     expected = logits.copy()
     expected[:, :real] = np.take_along_axis(logits[:, :real], places, 1)
     np.testing.assert_allclose(cascade.rate(requests, shuffled), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_lists_take_away_what_was_measured_on_the_last_ones(folder):
+    path = folder / "runs/infer/ablation.json"
+    path.write_text("{}")
+    assert main(["infer", "recommend", f"{folder}/infer.yaml"]) == 0
+    assert path.exists()  # the lists are there, and stay
+    assert main(["infer", "recommend", f"{folder}/infer.yaml", "--candidates=21", "--overwrite=true"]) == 0
+    assert not path.exists()

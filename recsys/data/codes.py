@@ -9,7 +9,7 @@ import polars as pl
 
 from recsys.errors import InputError
 from recsys.shards import write_atomic
-from recsys.tables import AdsConfig, DataConfig, Tables
+from recsys.tables import DataConfig, Tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,42 +59,12 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
     return Codes(
         item_ids=tables.items[items.id].to_list(),
         item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
-        item_number={name: _scale(tables.items[name]) for name in items.number},
+        item_number={name: scale(tables.items[name]) for name in items.number},
         user_category={name: _values(split_cells(tables.users, name, {})) for name in users.category},
-        user_number={name: _scale(tables.users[name]) for name in users.number},
+        user_number={name: scale(tables.users[name]) for name in users.number},
         context={name: moment[name] for name in roles.context},
         event=moment[roles.event] if roles.event else [],
-        notes=note_scales(tables, config),
     )
-
-
-def note_scales(tables: Tables, config: DataConfig) -> dict[str, list[float]]:
-    """`Codes.notes` of the tables that the config gives roles to."""
-    found: dict[str, list[float]] = {}
-    if config.reviews is not None and tables.reviews is not None:
-        rating = config.reviews.rating
-        scale = [0.0, 1.0] if rating is None else _scale(tables.reviews[rating])
-        found["reviews"] = [_age_unit(tables.reviews, config.reviews.order), *scale]
-    if config.ads is not None and tables.ads is not None:
-        found["ads"] = [_age_unit(tables.ads, config.ads.order), _click_rate(tables.ads, config.ads)]
-    return found
-
-
-def _click_rate(ads: pl.DataFrame, roles: AdsConfig) -> float:
-    """Clicks for each impression; 1 where they are not counted, or there are none."""
-    if roles.impressions is None or roles.clicks is None:
-        return 1.0
-    shown, clicked = (
-        float(ads[name].cast(pl.Float64).fill_null(0).sum()) for name in (roles.impressions, roles.clicks)
-    )
-    return clicked / shown if clicked > 0 and shown > 0 else 1.0
-
-
-def _age_unit(rows: pl.DataFrame, column: str) -> float:
-    """A 365th of the time that the rows span; 1 where that is none."""
-    order = rows[column].dt.epoch("us").cast(pl.Float64) / 1e6 if rows[column].dtype.is_temporal() else rows[column]
-    low, high = order.min(), order.max()
-    return float(high - low) / 365 or 1.0 if isinstance(low, int | float) and isinstance(high, int | float) else 1.0
 
 
 def check_columns(codes: Codes, config: DataConfig) -> None:
@@ -130,7 +100,7 @@ def _values(column: pl.Series) -> list[str]:
     return found.filter(found != "").to_list()
 
 
-def _scale(column: pl.Series) -> list[float]:
+def scale(column: pl.Series) -> list[float]:
     """Median and interquartile range (1 where the range is zero or nothing is known)."""
     low, mid, high = (column.cast(pl.Float64).quantile(q, "linear") for q in (0.25, 0.5, 0.75))
     if low is None or mid is None or high is None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
-from recsys.data.features import Features, Local, Texts, note_readers, search_past
+from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
 from recsys.data.mined import HardNegatives, Mined
 from recsys.data.pasts import Past
@@ -16,17 +16,7 @@ from recsys.data.sampling import Draw, Windows, cut_windows, uniform
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
 
-__all__ = [
-    "Features",
-    "Local",
-    "NegativesConfig",
-    "Past",
-    "RetrieverRows",
-    "Rows",
-    "Texts",
-    "note_readers",
-    "search_past",
-]
+__all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
 
 
 class Rows(Protocol):

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from recsys.data.sampling import uniform
 from recsys.errors import InputError
 from recsys.shards import fingerprint, publish_folder
-from recsys.tables.images import is_inside
+from recsys.tables.images import is_inside, pictures_digest
 
 _LAYOUT = 1  # of the files; a change makes old caches unused
 _BLOCK = 1024  # pictures that are decoded before they are written
@@ -106,7 +105,8 @@ def pixel_cache(root: str, cells: pl.Series, pixels: int, folder: Path) -> Path:
     It is named by a hash of what the cells name: of paths, the file's size and time. A file that is missing or cannot
     be read is no error: its row is not known, and how many those are is said.
     """
-    home = folder / f"pixels-{fingerprint(_LAYOUT, pixels, _digest(root, cells))}"
+    named = pictures_digest(root, cells, times=True).hex()
+    home = folder / f"pixels-{fingerprint(_LAYOUT, pixels, str(Path(root).resolve()), named)}"
     if (home / "known.npy").is_file():
         return home
     decode = _decoder(root, pixels)
@@ -128,23 +128,6 @@ def pixel_cache(root: str, cells: pl.Series, pixels: int, folder: Path) -> Path:
         print(f"images: {len(broken):,} of {len(cells):,} cannot be read and count as missing (rows {first})",
               file=sys.stderr)  # fmt: skip
     return home
-
-
-def _digest(root: str, cells: pl.Series) -> str:
-    digest = blake2b(str(Path(root).resolve()).encode(), digest_size=16)
-    for cell in cells:
-        if isinstance(cell, bytes):
-            digest.update(b"bytes" + blake2b(cell, digest_size=16).digest())
-        else:
-            digest.update(f"path {cell} {_stamp(root, cell)}\n".encode())
-    return digest.hexdigest()
-
-
-def _stamp(root: str, cell: str | None) -> str:
-    if cell is None or not is_inside(root, cell):
-        return "none"
-    found = (Path(root) / cell).stat()
-    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _decoder(root: str, pixels: int) -> Callable[[Any], np.ndarray | None]:

@@ -15,10 +15,8 @@ from recsys.batch import MaskedBatch
 from recsys.data.prepare import Prepared, hash_share
 from recsys.data.sampling import Draw, uniform
 from recsys.data.split import VALID
-from recsys.data.tokens import TokenCache
+from recsys.data.tokens import LONGEST, TokenCache
 from recsys.errors import InputError
-
-_LONGEST = 1 << 20  # tokens of a text, more than any has
 
 
 def known_texts(data: Prepared, held_out: float) -> tuple[list[str], np.ndarray]:
@@ -93,7 +91,7 @@ def masked_batch(tokens: TokenCache, rows: np.ndarray, masking: Masking, *, seed
     mask = texts.mask.numpy()
     owner, place = np.nonzero(mask)
     ids = texts.ids.numpy()[mask]
-    chosen, shown = masking.hide(ids, rows[owner] * _LONGEST + place, seed=seed, epoch=epoch)
+    chosen, shown = masking.hide(ids, rows[owner] * LONGEST + place, seed=seed, epoch=epoch)
     hidden = texts.ids.clone()
     hidden[texts.mask] = torch.from_numpy(shown)
     at = np.flatnonzero(chosen)

@@ -24,8 +24,9 @@ class Mined:
     def draw(
         self, rows: np.ndarray, count: int, *, seed: int, epoch: int, places: np.ndarray | None = None
     ) -> np.ndarray:
-        """At most `count` items for each of these rows, by (seed, epoch, row) alone, or by its place, not its row; one
-        drawn twice counts once.
+        """At most `count` items for each of these rows, by (seed, epoch, row) alone; one drawn twice counts once.
+
+        `places` name the draws where a row stands more than once; None: the rows do.
         """
         size = self.offsets[rows + 1] - self.offsets[rows]
         keys = np.repeat(rows if places is None else places, count) * count + np.tile(np.arange(count), len(rows))

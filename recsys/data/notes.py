@@ -7,7 +7,7 @@ import polars as pl
 import torch
 
 from recsys.batch import NoteBatch
-from recsys.data.codes import Codes, note_scales
+from recsys.data.codes import Codes, scale
 from recsys.data.histories import numbered, order_column
 from recsys.data.text import join_columns
 from recsys.tables import AdsConfig, DataConfig, Tables
@@ -78,6 +78,32 @@ def read_notes(tables: Tables, config: DataConfig, codes: Codes) -> dict[str, No
         rows = _sorted(tables.ads, tables, config, config.ads.item, config.ads.order)
         found["ads"] = _notes(rows, tables, config.ads.text, _click_rates(rows, config.ads, mean), unit)
     return found
+
+
+def note_scales(tables: Tables, config: DataConfig) -> dict[str, list[float]]:
+    """`Codes.notes` of these tables."""
+    found: dict[str, list[float]] = {}
+    if config.reviews is not None and tables.reviews is not None:
+        rating = config.reviews.rating
+        spread = [0.0, 1.0] if rating is None else scale(tables.reviews[rating])
+        found["reviews"] = [_age_unit(tables.reviews, config.reviews.order), *spread]
+    if config.ads is not None and tables.ads is not None:
+        found["ads"] = [_age_unit(tables.ads, config.ads.order), _click_rate(tables.ads, config.ads)]
+    return found
+
+
+def _age_unit(rows: pl.DataFrame, column: str) -> float:
+    """A 365th of the time that the rows span; 1 where that is none."""
+    order = rows.select(order_column(rows.lazy(), column)).to_series()
+    return float(np.ptp(order.drop_nulls().to_numpy())) / 365 or 1.0 if order.drop_nulls().len() else 1.0
+
+
+def _click_rate(rows: pl.DataFrame, ads: AdsConfig) -> float:
+    """Clicks for each impression; 1 where they are not counted, or there are none."""
+    if ads.impressions is None or ads.clicks is None:
+        return 1.0
+    shown, clicked = (float(rows[name].cast(pl.Float64).sum()) for name in (ads.impressions, ads.clicks))
+    return clicked / shown if clicked > 0 and shown > 0 else 1.0
 
 
 def _sorted(frame: pl.DataFrame, tables: Tables, config: DataConfig, item: str, order: str) -> pl.DataFrame:

@@ -147,9 +147,8 @@ class PairTexts:
         """The query; or what is known of the user, then what was had, newest first, so that the oldest is cut."""
         if query >= 0 and self.queries is not None:
             return self.queries.gather(np.array([query]))
-        known = (
-            self.profile[user] if user >= 0 and self.knows_profiles else self.profile[:0].reshape(0, 0)
-        )  # [P, V] codes
+        user = user if self.knows_profiles else -1
+        known = self.profile[user] if user >= 0 else self.profile[:0].reshape(0, 0)  # [P, V] codes
         facts = (self.first_fact[:, None] + known - 1)[known > 0] if known.size else np.zeros(0, dtype=np.int64)
         titles = past.item[past.item >= 0][::-1][: self.history]
         return np.concatenate([self.facts.gather(facts), self.titles.gather(titles)])

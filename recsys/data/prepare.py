@@ -5,7 +5,7 @@ Row n of a table is index n everywhere after this file; ids come back only when 
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,11 @@ import polars as pl
 
 from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers, split_cells
 from recsys.data.histories import Histories, numbered, open_histories, order_column
-from recsys.data.notes import Notes, read_notes
+from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.tables import DataConfig, Tables, check
-from recsys.tables.images import picture_sizes
+from recsys.tables.images import pictures_digest
 
 LAYOUT = 2
 """Version of the layout on disk; a change makes old caches unused."""
@@ -116,7 +116,7 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
     if codes is not None:
         check_columns(codes, config)
     digest = content_hash(tables, config)
-    known = codes or fit_codes(tables, config)
+    known = codes or replace(fit_codes(tables, config), notes=note_scales(tables, config))
     layout = Path(config.cache) / f"layout-{digest[:20]}"
     histories = None if tables.interactions is None else open_histories(tables, config, known, layout)
     return Prepared(
@@ -146,7 +146,7 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
             digest.update(f"{name} {frame.schema}".encode())
             digest.update(frame.hash_rows(seed=1).to_numpy().tobytes())
     if config.items.image is not None:
-        digest.update(picture_sizes(config.root, tables.items[config.items.image]))
+        digest.update(pictures_digest(config.root, tables.items[config.items.image]))
     if tables.interactions is not None:
         digest.update(f"interactions {tables.interactions.collect_schema()}".encode())
         numbered_rows = pl.struct(pl.int_range(pl.len()).alias("row number"), pl.all())

@@ -20,7 +20,8 @@ from recsys.data.sampling import uniform
 from recsys.data.text import chunks, plain_backend, texts_digest
 from recsys.shards import fingerprint, publish_folder
 
-_LONGEST = 1 << 20  # tokens of a text, more than any has
+LONGEST = 1 << 20
+"""Tokens of a text, more than any has: row * LONGEST + place names a token."""
 _LAYOUT = 1  # of the files; a change makes old caches unused
 
 
@@ -63,7 +64,7 @@ class TokenCache:
         inside = steps < lengths[:, None]
         if drop is not None:
             share, seed, epoch = drop
-            chance = uniform(seed, epoch, rows[:, None] * _LONGEST + steps)
+            chance = uniform(seed, epoch, rows[:, None] * LONGEST + steps)
             inside &= (chance >= share) | (steps == 0) | (steps == lengths[:, None] - 1)
             lengths = inside.sum(1)
         mask = np.arange(lengths.max(initial=1)) < lengths[:, None]

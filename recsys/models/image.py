@@ -4,7 +4,6 @@ A ConvNeXt (Liu et al. 2022, arXiv:2201.03545) normalises each place by itself: 
 picture is worth does not depend on which others stand beside it, nor on how many processes share a batch.
 """
 
-import hashlib
 import inspect
 import json
 from dataclasses import replace
@@ -28,7 +27,7 @@ from transformers import (
 from recsys.config import ImageConfig, resolve_pretrained
 from recsys.errors import InputError
 from recsys.models.fields import widened
-from recsys.models.text import check_whole, without_reports
+from recsys.models.text import check_whole, hash_weights, without_reports
 
 _PATCH = 4  # pixels that the first layer of a model from scratch reads as one place
 _BLOCK = 256  # pictures that are encoded at one time
@@ -102,11 +101,7 @@ class ImageEncoder(nn.Module):
 
     def content_hash(self) -> str:
         """Of the weights and the scaling: what the vectors depend on, whatever folder the encoder came from."""
-        digest = hashlib.blake2b(str((self.mean.tolist(), self.deviation.tolist())).encode(), digest_size=16)
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return hash_weights(self, str((self.mean.tolist(), self.deviation.tolist())))
 
     def train(self, mode: bool = True) -> "ImageEncoder":
         """Switch dropout; a frozen encoder stays in eval mode."""

@@ -99,17 +99,14 @@ class JointEncoder(nn.Module):
     def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
         """[n, D] of each source, for each distinct item."""
         found = {"item": self.item(vectors)}
-        if self.words is not None:
-            words, missing = batch.text_vector, self.missing["text"]
-            found["text"] = (
-                missing.expand_as(found["item"]) + absent(self.words) if words is None else self.words(words)
-            )
-        if self.picture is not None:
-            picture, known, missing = batch.image_vector, batch.image_known, self.missing["image"]
-            if picture is None or known is None:
-                found["image"] = missing.expand_as(found["item"]) + absent(self.picture)
-            else:
-                found["image"] = torch.where(known[:, None], self.picture(picture), missing)
+        told = {
+            "text": (self.words, batch.text_vector, None),
+            "image": (self.picture, batch.image_vector, batch.image_known),
+        }
+        for name, missing in self.missing.items():
+            part, values, known = told[name]
+            states = missing.expand_as(found["item"]) + absent(part) if values is None else part(values)
+            found[name] = states if known is None else torch.where(known[:, None], states, missing)
         if self.category is not None and batch.category is not None:
             found["category"] = self.category(batch.category)
         if self.number is not None and batch.number is not None:

@@ -91,11 +91,7 @@ class TextEncoder(nn.Module):
 
     def content_hash(self) -> str:
         """Of the weights and the pooling: what the vectors depend on, whatever folder the encoder came from."""
-        digest = hashlib.blake2b(self.pooling.encode(), digest_size=16)
-        for name, weight in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return hash_weights(self, self.pooling)
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Switch dropout; a frozen encoder stays in eval mode."""
@@ -160,6 +156,15 @@ class TextEncoder(nn.Module):
             return states[:, 0]
         mask = batch.mask[:, : states.shape[1], None].to(states.dtype)
         return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def hash_weights(model: nn.Module, about: str) -> str:
+    """Hash of all weights of a model, and of what else its vectors depend on."""
+    digest = hashlib.blake2b(about.encode(), digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from recsys.metrics.ranking import ndcg
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.evaluate import SHOWN, list_ranks, padded
 from recsys.recommend.run import InferRun
+from recsys.results import ABLATION
 from recsys.retrieval.candidates import trained_tasks
 from recsys.shards import write_atomic
 
@@ -78,6 +79,8 @@ def ablate(config: InferRun, *, all_items: bool = False) -> list[Ablation]:
     tasks = trained_tasks(Path(config.retriever))
     named = validation_requests(whole.data, tasks, STAGES[until])
     groups = {name.replace("valid", until): requests for name, requests in named.items()}
+    if not groups:
+        raise InputError(f"No user or query has an answer in the split {until}; there is nothing to measure by.")
     base = {group: _worth(whole, requests) for group, requests in groups.items()}
     for group, worth in base.items():
         nothing = Interval(mean=0.0, low=0.0, high=0.0)
@@ -171,7 +174,7 @@ def _oracle_losses(root: Path) -> dict[str, float]:
 
 
 def write_ablations(run: Path, found: list[Ablation]) -> Path:
-    """Keep them in RUN/ablation.json; returns its path."""
-    path = run / "ablation.json"
+    """Keep them in RUN/ablation.json, until the run writes other lists; returns its path."""
+    path = run / ABLATION
     write_atomic(path, json.dumps({"rows": [asdict(one) for one in found]}, indent=1))
     return path

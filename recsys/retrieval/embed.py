@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import TextBatch
-from recsys.data.datasets import Features, Texts, note_readers
+from recsys.data.features import Features, Texts, note_readers
 from recsys.data.images import Images, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batch

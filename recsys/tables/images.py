@@ -47,14 +47,19 @@ def broken_images(root: str, cells: pl.Series) -> list[BrokenImage]:
     return sorted(broken, key=lambda one: one.row)
 
 
-def picture_sizes(root: str, cells: pl.Series) -> bytes:
-    """Bytes of the files that the cells name, as a digest: other pictures under the same names are other data (but for
-    those of the very same size). Cells that hold the bytes themselves are told by the table.
+def pictures_digest(root: str, cells: pl.Series, *, times: bool = False) -> bytes:
+    """Hash of what the cells name: paths, each with the size of its file, or bytes.
+
+    With `times`, when the files were written, too: that tells all changes, and differs between two copies.
     """
     digest = blake2b(digest_size=16)
     for cell in cells:
-        size = (Path(root) / cell).stat().st_size if isinstance(cell, str) and is_inside(root, cell) else -1
-        digest.update(f"{size} ".encode())
+        if isinstance(cell, bytes):
+            digest.update(b"bytes" + blake2b(cell, digest_size=16).digest())
+            continue
+        found = (Path(root) / cell).stat() if cell is not None and is_inside(root, cell) else None
+        stamp = "none" if found is None else f"{found.st_size} {found.st_mtime_ns if times else ''}"
+        digest.update(f"path {cell} {stamp}\n".encode())
     return digest.digest()
 
 

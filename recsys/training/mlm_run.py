@@ -62,7 +62,7 @@ class MlmRun(RunConfig):
 class _Made:
     """What a run is made of."""
 
-    module: MlmTraining
+    model: MaskedLanguageModel
     rows: MaskedRows
     valid: np.ndarray
     tokenizer: PreTrainedTokenizerFast
@@ -76,18 +76,18 @@ def train_mlm(config: MlmRun) -> Path:
         return config.folder
     check_run(config)
     made = _make(config)
-    rows, module = made.rows, made.module
+    rows, model = made.rows, made.model
     loaders = DataModule(rows, partial(_valid_loaders, rows, made.valid), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
-    module.total_steps = steps
+    module = MlmTraining(model, optim=config.optim, total_steps=steps)
     checkpoint = open_run(config)
-    total, trained = count_parameters(module.model)
+    total, trained = count_parameters(model)
     facts = {"weights": total, "trained_weights": trained, "steps": steps, "texts": len(rows.rows)}
     write_versions(config.folder, made.data_hash, facts)
     begin = time.perf_counter()
     trainer = fit(config, module, loaders, steps=steps, monitor="valid/accuracy", checkpoint=checkpoint)
     seconds = time.perf_counter() - begin
-    publish_model(config.folder, partial(_export, module.model.text, made.tokenizer))
+    publish_model(config.folder, partial(_export, model.text, made.tokenizer))
     if len(made.valid):
         trainer.validate(module, datamodule=loaders, verbose=False)
         if first_process():
@@ -99,7 +99,7 @@ def train_mlm(config: MlmRun) -> Path:
 def open_training(config: MlmRun) -> tuple[MlmTraining, MaskedRows]:
     """The training without a run around it: to plan, and to try a batch."""
     made = _make(config)
-    return made.module, made.rows
+    return MlmTraining(made.model, optim=config.optim, total_steps=1), made.rows
 
 
 def _make(config: MlmRun) -> _Made:
@@ -112,9 +112,9 @@ def _make(config: MlmRun) -> _Made:
     tokens = token_cache(texts, tokenizer, text.max_tokens, cache)
     torch.manual_seed(config.seed)
     encoder = TextEncoder.build(text, len(tokenizer), cast("int", tokenizer.pad_token_id))
-    module = MlmTraining(MaskedLanguageModel(encoder), optim=config.optim, total_steps=1)
+    model = MaskedLanguageModel(encoder)
     rows = MaskedRows(tokens, np.flatnonzero(~held), Masking.of(tokenizer, config.model.mask), seed=config.seed)
-    return _Made(module=module, rows=rows, valid=np.flatnonzero(held), tokenizer=tokenizer, data_hash=data.hash)
+    return _Made(model=model, rows=rows, valid=np.flatnonzero(held), tokenizer=tokenizer, data_hash=data.hash)
 
 
 class _Batches:

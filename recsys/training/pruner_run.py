@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from recsys.data.datamodule import DataModule
-from recsys.data.datasets import Features, Texts, note_readers
+from recsys.data.features import Features, Texts, note_readers
 from recsys.data.lists import CandidateLists, PrunerRows, list_evaluations
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared, prepare

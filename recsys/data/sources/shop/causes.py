@@ -26,19 +26,19 @@ from recsys.data.sources.shop.world import (
 
 # fmt: off
 TERMS = {
-    "category": 2.8,  # one of the user's two loved categories, of 16
-    "brand": 1.5,     # the one loved brand, of 12
-    "colour": 1.0,    # one of two loved colours, of 10
-    "pattern": 0.7,   # the one loved pattern, of 4
-    "age": 0.9,       # the style appeals to the user's age group, of 4
-    "region": 1.3,    # the item comes from the user's region, of 8
-    "daypart": 0.9,   # the item is for this quarter of the day
-    "page": 0.8,      # the item is on display on this page, of 4
-    "picture": 1.2,   # on a phone: a good picture
-    "wording": 1.2,   # at a desk: a careful description
-    "review": 0.8,    # times the newest review's tone, -1, 0 or 1
-    "ad": 1.3,        # an advertisement runs this week
-    "follow": 2.2,    # the item's category follows that of the user's last purchase
+    "category": 3.8,  # one of the user's two loved categories, of 16
+    "brand": 2.0,     # the one loved brand, of 12
+    "colour": 1.4,    # one of two loved colours, of 10
+    "pattern": 1.0,   # the one loved pattern, of 4
+    "age": 1.2,       # the style appeals to the user's age group, of 4
+    "region": 1.8,    # the item comes from the user's region, of 8
+    "daypart": 1.1,   # the item is for this quarter of the day
+    "page": 1.0,      # the item is on display on this page, of 4
+    "picture": 1.5,   # on a phone: a good picture
+    "wording": 1.5,   # at a desk: a careful description
+    "review": 1.2,    # times the newest review's tone, -1, 0 or 1
+    "ad": 1.8,        # an advertisement runs this week
+    "follow": 3.2,    # the item's category follows that of the user's last purchase
 }
 # fmt: on
 """Every cause and its strength: what it adds to the log of the weight."""

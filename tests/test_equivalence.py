@@ -21,6 +21,7 @@ from recsys.losses.cached import cut_chunks
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.ranking import rank_of_targets, top_items
+from recsys.models.dynamic import DynamicConfig
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import RetrieverConfig
 from recsys.tables.config import DataConfig, HistoryConfig, InteractionsConfig, ItemsConfig, UsersConfig
@@ -95,6 +96,72 @@ def test_the_training_loss_is_plain_cross_entropy_in_value_and_gradient(
     found, wanted = torch.autograd.grad(loss, weights), torch.autograd.grad(plain, weights)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def dynamic_training(run: RetrieverRun, data: Prepared, config: DynamicConfig) -> RetrieverTraining:
+    module = training_of(replace(run, model=replace(run.model, dynamic=config)), data)
+    assert module.model.dynamic is not None
+    torch.nn.init.normal_(module.model.dynamic.out.weight)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["all", "batch"])
+def test_a_dynamic_representation_adds_plain_cross_entropy_over_the_hardest_items(
+    run: RetrieverRun, data: Prepared, kind: str
+) -> None:
+    """With more negatives than columns, the hardest are all that a row may be told apart from."""
+    module = dynamic_training(run, data, DynamicConfig(width=8, negatives=1000))
+    batch = batch_of(run, data, NegativesConfig(kind=kind, random=10), range(6))
+    model, weights = module.model, [weight for weight in module.model.parameters() if weight.requires_grad]
+
+    def plain() -> Tensor:
+        states = model.encode_items(module.catalogue if batch.items is None else batch.items)
+        users = model.encode_users(batch.users, states)[batch.row, batch.step]
+        scores = model.score(users, states.expand(len(users), -1, -1)) * model.scale
+        if batch.missed is not None and batch.draws is not None:
+            scores = scores - (1 - (batch.missed * batch.draws).sum(1).exp()).log().float()
+        here = torch.arange(len(states)) if batch.item is None else batch.item
+        for row, (owner, step, target) in enumerate(zip(batch.row, batch.step, batch.target, strict=True)):
+            had = batch.seen_item[(batch.seen_row == owner) & (batch.seen_step <= step)]
+            lost = torch.isin(here, had) & (here != target)
+            scores = scores.index_put((torch.tensor(row), lost.nonzero()[:, 0]), torch.tensor(float("-inf")))
+        return F.cross_entropy(scores, torch.searchsorted(here, batch.target))
+
+    loss, wanted = module.training_step(batch, 0), loss_of_plain_vectors(module, batch) + plain()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    for one, other in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(wanted, weights), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def loss_of_plain_vectors(module: RetrieverTraining, batch: RetrieverBatch) -> Tensor:
+    """Of a module whose dynamic part is set aside."""
+    part, module.model.dynamic = module.model.dynamic, None
+    items = module.model.encode_items(module.catalogue if batch.items is None else batch.items)
+    users = module.model.encode_users(batch.users, items)[batch.row, batch.step]
+    loss = module._loss(users, module._pool(batch, items), batch)
+    module.model.dynamic = part
+    return loss
+
+
+def test_a_dynamic_representation_reorders_the_first_and_leaves_the_rest_behind(
+    run: RetrieverRun, data: Prepared
+) -> None:
+    module = dynamic_training(run, data, DynamicConfig(width=8, candidates=7))
+    model, (features, *_) = module.model, build(run, data)
+    states = encode_catalogue(model, module.catalogue)
+    plain = replace(model.config, dynamic=None)
+    for batch in evaluation_batches(features, user_requests(data, VALID), batch_size=16):
+        scores, seen = score_requests(model, states, batch)
+        found, config = top_items(scores, 60, seen), model.config
+        model.config = plain
+        first = top_items(score_requests(model, states, batch)[0], 60, seen)
+        model.config = config
+        with torch.no_grad():
+            users = model.encode_users(batch.users, states)[torch.arange(len(batch.step)), batch.step]
+            judged = model.score(users, states[first[:, :7]])
+        wanted = first[:, :7].gather(1, judged.argsort(dim=1, descending=True))
+        assert torch.equal(found[:, :7], wanted)
+        assert torch.equal(found[:, 7:], first[:, 7:])
 
 
 def test_a_batch_that_holds_every_item_is_the_whole_catalogue(run: RetrieverRun, data: Prepared) -> None:

@@ -30,6 +30,7 @@ from recsys.data.sampling import Draw, deal_to_rank
 from recsys.data.sources.shop import write_shop
 from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
+from recsys.models.dynamic import DynamicConfig
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import Retriever, RetrieverConfig
 from recsys.tables.config import (
@@ -62,7 +63,8 @@ def run_of(root: str, place: str) -> RetrieverRun:
         split=SplitConfig(valid_queries=0.3), history=HistoryConfig(max_items=8, queries=True),
     )  # fmt: skip
     text = TextConfig(model="config:", mode="full", layers=1, width=16, heads=2, max_tokens=12, vocab=300)
-    model = RetrieverConfig(text=text, width=16, history=HistoryEncoderConfig(layers=1, heads=2))
+    history, dynamic = HistoryEncoderConfig(layers=1, heads=2), DynamicConfig(width=8, negatives=5)
+    model = RetrieverConfig(text=text, width=16, history=history, dynamic=dynamic)
     return RetrieverRun(
         task="retriever", name="two", data=data, tasks=["next_item", "query_to_item"], model=model,
         negatives=NegativesConfig(kind="batch", random=16), loader=LoaderConfig(batch_size=16),

@@ -67,6 +67,31 @@ def sampled_softmax(
     return _BlockedSoftmax.apply(*arguments)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
+@torch.no_grad()
+def hardest_columns(
+    users: Tensor, items: Tensor, target: Tensor, *, count: int, seen: Tensor, row: Tensor, step: Tensor,
+    log_q: Tensor | None = None, scale: Tensor | float = 1.0, block: int = 512,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The columns that `sampled_softmax`, with the same arguments, gives the highest logits, beside each row's own.
+
+    Returns:
+        columns [R, 1 + count], the target first, then the hardest; and [R, 1 + count] which of them are masked for the
+        row. A step with fewer columns gives fewer.
+    """
+    count = min(count, len(items) - 1)
+    found = [torch.empty(0, 1 + count, dtype=torch.int64, device=users.device)]
+    lost = [torch.empty(0, 1 + count, dtype=torch.bool, device=users.device)]
+    with torch.autocast(users.device.type, enabled=False):
+        for rows in torch.arange(len(users), device=users.device).split(block):
+            logits = scale * (users[rows] @ items.T)
+            logits = logits if log_q is None else logits - log_q
+            masked = (seen[row[rows]] <= step[rows, None]).scatter(1, target[rows, None], True)
+            best = logits.masked_fill(masked, float("-inf")).topk(count, dim=1)
+            found.append(torch.cat([target[rows, None], best.indices], dim=1))
+            lost.append(torch.cat([torch.zeros_like(masked[:, :1]), best.values.isneginf()], dim=1))
+    return torch.cat(found), torch.cat(lost)
+
+
 class _BlockedSoftmax(torch.autograd.Function):
     """Loss and gradient in one pass over blocks of rows, so that the [R, n] logits never exist at once.
 

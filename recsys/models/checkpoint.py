@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, Calibration, DecisionConfig, Meaning, Promises
+from recsys.models.dynamic import DynamicConfig
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
 from recsys.models.pruner import Pruner, PrunerConfig
@@ -46,7 +47,8 @@ def load_retriever(folder: Path) -> Retriever:
         text = TextConfig(**values["text"]) if values["text"] else None
         image = ImageConfig(**values["image"]) if values.get("image") else None
         history = HistoryEncoderConfig(**values["history"]) if values["history"] else None
-        parts = {"text": text, "image": image, "history": history}
+        dynamic = DynamicConfig(**values["dynamic"]) if values.get("dynamic") else None
+        parts = {"text": text, "image": image, "history": history, "dynamic": dynamic}
         config, sizes = RetrieverConfig(**{**values, **parts}), Sizes(**content["sizes"])
     words = TextEncoder.load(Path(folder) / "text", text) if text else None
     pictures = ImageEncoder.load(Path(folder) / "image", image) if image else None

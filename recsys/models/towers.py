@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from recsys.batch import ItemBatch, TextBatch, UserBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
+from recsys.models.dynamic import DynamicConfig, DynamicItems
 from recsys.models.fields import Categories, Numbers, absent, contribution, widened
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
@@ -53,6 +54,9 @@ class RetrieverConfig:
     """Whether the temperature is trained, from `temperature` on."""
     dropout: float = 0.1
     """On the item's content features."""
+    dynamic: DynamicConfig | None = None
+    """Representation of a candidate that depends on the user and the moment; null: none, and the moment speaks through
+    the user's vector alone."""
 
     def __post_init__(self) -> None:
         if self.width is not None and self.width < 1:
@@ -97,6 +101,7 @@ class Retriever(nn.Module):
         self.width = width
         self.items = ItemTower(config, sizes, width, text.width if text else 0, image.width if image else 0)
         self.users = UserTower(config, sizes, width)
+        self.dynamic = None if config.dynamic is None else DynamicItems(config.dynamic, self.items.sources, width)
         if text is None and self.users.out is None:
             raise InputError("Nothing describes a user: set model.history, model.text for queries, or data.users.")
         start = config.temperature or (0.05 if config.normalize else math.sqrt(width))
@@ -121,11 +126,27 @@ class Retriever(nn.Module):
         return self.text(tokens)
 
     def encode_items(self, batch: ItemBatch) -> Tensor:
-        """[n, D] item vectors."""
+        """[n, D] item vectors; with `dynamic` [n, D + h], each followed by its features (`vectors` leaves them out)."""
         text = self.text_vectors(batch.text, batch.text_vector)
         image = self._image_vectors(batch)
         unused = absent(self.text if text is None else None, self.image if image is None else None)
-        return self._finish(self.items(batch, text, image) + unused)
+        sources = self.items.sources_of(batch, text, image)
+        vectors = self._finish(self.items(sources) + unused)
+        return vectors if self.dynamic is None else torch.cat([vectors, self.dynamic.states(sources)], dim=-1)
+
+    def vectors(self, items: Tensor) -> Tensor:
+        """[..., D] the vectors among what `encode_items` gives; a user's times one of them is the plain score."""
+        return items[..., : self.width]
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """[R, K] scores of K candidates for each of R users: u . S_i, or u . v_i without `dynamic`.
+
+        Args:
+            users: [R, D].
+            items: [R, K, D + h] rows of what `encode_items` gives.
+        """
+        plain = torch.bmm(self.vectors(items), users[..., None])[..., 0]
+        return plain if self.dynamic is None else plain + self.dynamic(users, items[..., self.width :])
 
     def _image_vectors(self, batch: ItemBatch) -> Tensor | None:
         """[n, W] pooled states of the pictures: computed, of those that there are, or the cached ones."""
@@ -139,7 +160,7 @@ class Retriever(nn.Module):
 
     def encode_users(self, batch: UserBatch, items: Tensor) -> Tensor:
         """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""
-        batch = self._partly_hidden(batch)
+        batch, items = self._partly_hidden(batch), self.vectors(items)
         text = self.text_vectors(batch.query_text, batch.query_vector)
         queries = None if text is None else self._finish(self.items.project_text(text))
         return self._finish(self.users(batch, items, queries))
@@ -175,7 +196,7 @@ class ItemTower(nn.Module):
         others = config.id_vector or bool(sizes.item_category) or bool(sizes.item_number) or bool(image_width)
         if not text_width and not others:
             raise InputError("Nothing describes an item: set model.text, model.id_vector: true, or category columns.")
-        self.width, self.text_only = width, not others
+        self.width, self.text_only, self.reads_text = width, not others, bool(text_width)
         self.text_norm = nn.LayerNorm(text_width) if text_width and others else nn.Identity()
         plain = not text_width or (self.text_only and width == text_width)
         self.text = None if plain else nn.Linear(text_width, width)
@@ -188,23 +209,29 @@ class ItemTower(nn.Module):
         self.id = _id_vectors(sizes.items, width) if config.id_vector else None
         self.dropout = nn.Dropout(config.dropout if others else 0.0)
         self.norm = nn.LayerNorm(width) if others else nn.Identity()
+        told = (text_width, image_width, sizes.item_category, sizes.item_number, config.id_vector)
+        self.sources = sum(map(bool, told))
 
     def project_text(self, text: Tensor) -> Tensor:
         """[q, W] text states -> [q, D]."""
         text = self.dropout(self.text_norm(widened(text)))
         return text if self.text is None else self.text(text)
 
-    def forward(self, batch: ItemBatch, text: Tensor | None, image: Tensor | None = None) -> Tensor:
-        """[n, D]; `text` and `image` [n, W] are the states of the items' words and pictures."""
-        total = torch.zeros(len(batch.index), self.width, device=batch.index.device)
+    def sources_of(self, batch: ItemBatch, text: Tensor | None, image: Tensor | None = None) -> Tensor:
+        """[n, S, D] state of each source; `text` and `image` [n, W] are the states of the items' words and pictures."""
         seen = None if image is None else batch.image_known
-        words, picture = self._shown(seen, len(total), total.device)
-        total = total + self._words(text, words) + self._picture(image, picture)
-        total = total + self.dropout(contribution(self.category, batch.category))
-        total = total + contribution(self.number, batch.number)
+        words, picture = self._shown(seen, len(batch.index), batch.index.device)
+        found = [self._words(text, words)] if self.reads_text else []
+        found += [self._picture(image, picture)] if self.image is not None else []
+        found += [self.dropout(contribution(self.category, batch.category))] if self.category is not None else []
+        found += [contribution(self.number, batch.number)] if self.number is not None else []
         if self.id is not None:
-            total = total + ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index))
-        return self.norm(total)
+            found.append(ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index)))
+        return torch.stack([one.expand(len(batch.index), self.width) for one in found], dim=1)
+
+    def forward(self, sources: Tensor) -> Tensor:
+        """[n, S, D] -> [n, D]."""
+        return self.norm(sources.sum(1))
 
     def _shown(self, seen: Tensor | None, rows: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         """[n, 1] bool each, of whose words and whose picture something is told; None: of all, and of none."""

@@ -22,7 +22,14 @@ from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import Found, retrieve
-from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, embed_requests, open_features
+from recsys.retrieval.embed import (
+    OpenRetriever,
+    TextReader,
+    embed_items,
+    embed_requests,
+    open_features,
+    order_candidates,
+)
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
@@ -110,7 +117,7 @@ class Cascade:
     config: DataConfig
     retriever: OpenRetriever
     pruner: OpenPruner | None
-    item_vectors: np.ndarray  # [N, D] float32
+    items: np.ndarray  # [N, D or more] float32, as `embed_items` gives them
     index: ItemIndex
     hybrid: Hybrid | None
     """What queries are also answered from."""
@@ -139,14 +146,14 @@ class Cascade:
         if second is not None:
             wanted = second.model.decision if decision == DecisionConfig() else decision
             decided = {kind: resolve(wanted, one.promises) for kind, one in second.model.meaning.items()}
-        vectors = embed_items(first)
-        index = ItemIndex.build(vectors)
-        hybrid = None if lexical is None else Hybrid.open(lexical, first, index, vectors, top_k)
+        items = embed_items(first)
+        index = ItemIndex.build(first.vectors(items))
+        hybrid = None if lexical is None else Hybrid.open(lexical, first, index, items, top_k)
         models = [folder_hash(one.folder) for one in (first, second) if one is not None]
         decisions = [asdict(one) for one in decided.values()]
         made_from = models, first.data.hash, top_k, decisions, *([hybrid.settings] if hybrid else [])
         return cls(
-            config=config, retriever=first, pruner=second, item_vectors=vectors, index=index, hybrid=hybrid,
+            config=config, retriever=first, pruner=second, items=items, index=index, hybrid=hybrid,
             top_k=top_k, decision=decided, fingerprint=fingerprint(*made_from),
         )  # fmt: skip
 
@@ -159,6 +166,11 @@ class Cascade:
     def data(self) -> Prepared:
         """The data set that is served."""
         return self.retriever.data
+
+    @property
+    def item_vectors(self) -> np.ndarray:
+        """[N, D] float32 vectors of the catalogue, as they are in the index."""
+        return self.retriever.vectors(self.items)
 
     @property
     def item_ids(self) -> pl.Series:
@@ -188,7 +200,7 @@ class Cascade:
         """Candidates of some requests, and the pruner's logits of them [B, K]; None where there is no pruner."""
         part = nullcontext if clock is None else clock.part
         with part("retrieve"):
-            found = retrieve(self.retriever, self.index, self.item_vectors, requests, self.top_k, self.hybrid)
+            found = retrieve(self.retriever, self.index, self.items, requests, self.top_k, self.hybrid)
         if self.pruner is None:
             return found, None
         with part("score"):
@@ -204,10 +216,9 @@ class Cascade:
         """
         if self.pruner is None:
             return None
-        users = np.concatenate(list(embed_requests(self.retriever, self.item_vectors, requests)))
-        scores = np.einsum("bkd,bd->bk", self.item_vectors[np.maximum(items, 0)], users).astype(np.float32)
-        order = np.argsort(np.where(items >= 0, -scores, np.inf), axis=1, kind="stable")
-        ranked, best = (np.take_along_axis(values, order, 1) for values in (items, scores))
+        users = np.concatenate(list(embed_requests(self.retriever, self.items, requests)))
+        order, best = order_candidates(self.retriever, self.items, users, items)
+        ranked = np.take_along_axis(items, order, 1)
         logits = score_candidates(
             self.pruner.model, self.pruner.features, requests, ranked, best, self.item_vectors, users,
             pairs=self.pruner.pairs,

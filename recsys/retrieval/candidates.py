@@ -11,7 +11,7 @@ import yaml
 
 from recsys.data.requests import Requests, candidate_requests, seen_items
 from recsys.errors import InputError
-from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
+from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, order_candidates
 from recsys.retrieval.hybrid import Hybrid, query_texts
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
@@ -32,13 +32,18 @@ def retrieve(
     retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, k: int,
     hybrid: Hybrid | None = None,
 ) -> Found:  # fmt: skip
-    """The k nearest unseen items of each request; `items` are the vectors in the index.
+    """The k best unseen items of each request; `items` are what `embed_items` gives, and their vectors in the index.
 
-    With `hybrid`, a query's list is the fused one, and its scores are the fused ones; other requests are as without.
+    A retriever with a dynamic representation takes them, in its order, from a longer list of the nearest. With
+    `hybrid`, a query's list is fused with BM25's by the plain vectors; other requests are as without.
     """
-    vectors = np.concatenate(list(embed_requests(retriever, items, requests)))
-    found, scores = index.search(vectors, min(k, len(index)), seen_items(retriever.data, requests))
-    plain = Found(items=found, scores=scores, users=vectors)
+    vectors, dynamic = np.concatenate(list(embed_requests(retriever, items, requests))), retriever.model.config.dynamic
+    depth = min(k if dynamic is None else max(k, dynamic.candidates), len(index))
+    found, scores = index.search(vectors, depth, seen_items(retriever.data, requests))
+    if dynamic is not None:
+        order, scores = order_candidates(retriever, items, vectors, found)
+        found = np.take_along_axis(found, order, 1)
+    plain = Found(items=found[:, :k].copy(), scores=scores[:, :k].copy(), users=vectors)
     return plain if hybrid is None else _fused(hybrid, retriever, items, requests, plain)
 
 
@@ -47,7 +52,7 @@ def _fused(hybrid: Hybrid, retriever: OpenRetriever, items: np.ndarray, requests
     rows, lexical = np.flatnonzero(requests.queries >= 0), np.zeros(plain.scores.shape, dtype=np.float32)
     if len(rows):
         texts = query_texts(retriever.data, requests.take(rows))
-        fused = hybrid.fuse(texts, plain.users[rows], items, plain.items[rows])
+        fused = hybrid.fuse(texts, plain.users[rows], retriever.vectors(items), plain.items[rows])
         plain.items[rows], plain.scores[rows], lexical[rows] = fused.items, fused.scores, fused.lexical
     return replace(plain, lexical=lexical)
 
@@ -72,10 +77,10 @@ def write_candidates(
     parts = Parts.open(folder, fingerprint(*made_from), overwrite=overwrite)
     if not (folder / "source.json").is_file():
         items = embed_items(retriever)
-        index = ItemIndex.build(items)
+        index = ItemIndex.build(retriever.vectors(items))
         hybrid = None if lexical is None else Hybrid.open(lexical, retriever, index, items, top_k)
         users = _write_parts(retriever, parts, index, items, _pieces(groups, part), top_k, hybrid)
-        _save(folder / "item_vectors.npy", items)
+        _save(folder / "item_vectors.npy", retriever.vectors(items))
         _save(folder / "user_vectors.npy", users)
         source = {"retriever": str(retriever.folder), "data": retriever.data.hash, "tasks": tasks, "top_k": top_k}
         source["rows"] = parts.rows()

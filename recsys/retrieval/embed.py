@@ -85,6 +85,10 @@ class OpenRetriever:
         features = open_features(words, data, config, model.image, hidden=hidden)
         return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
 
+    def vectors(self, items: np.ndarray) -> np.ndarray:
+        """[N, D] the vectors among what `embed_items` gives, for an index."""
+        return items[:, : self.model.width]
+
 
 def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
     """Refuse a config whose columns are not those that the model in `folder` has weights for."""
@@ -142,7 +146,7 @@ def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig) -> Images
 
 @torch.no_grad()
 def embed_items(retriever: OpenRetriever, block: int = 8192) -> np.ndarray:
-    """[N, D] float32 vectors of all items."""
+    """[N, D] float32 vectors of all items; with a dynamic representation [N, D + h], as `encode_items` gives them."""
     count = len(retriever.data.catalogue)
     rows = [np.arange(start, min(start + block, count)) for start in range(0, count, block)]
     return np.concatenate([retriever.model.encode_items(retriever.features.items(part)).numpy() for part in rows])
@@ -159,3 +163,28 @@ def embed_requests(
         batch = evaluation_batch(retriever.features, requests.take(rows))
         states = retriever.model.encode_users(batch.users, table)
         yield states[torch.arange(len(rows)), batch.step].numpy()
+
+
+@torch.no_grad()
+def order_candidates(
+    retriever: OpenRetriever, items: np.ndarray, users: np.ndarray, found: np.ndarray, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """The retriever's own order of given candidates; equal scores to the smaller item.
+
+    Args:
+        retriever: with a dynamic representation or without.
+        items: of all items, from `embed_items`.
+        users: [B, D] from `embed_requests`.
+        found: [B, K] candidates, padded with -1.
+
+    Returns:
+        [B, K] columns of `found`, best first, those of padding last, and [B, K] float32 scores in that order.
+    """
+    table, scores = torch.from_numpy(items), np.empty(found.shape, dtype=np.float32)
+    for start in range(0, len(found), batch_size):
+        rows = slice(start, start + batch_size)
+        states = table[torch.from_numpy(np.maximum(found[rows], 0))]
+        scores[rows] = retriever.model.score(torch.from_numpy(users[rows]), states).numpy()
+    scores[found < 0] = -np.inf
+    order = np.lexsort((found, -scores))
+    return order, np.take_along_axis(scores, order, 1)

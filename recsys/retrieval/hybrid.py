@@ -58,7 +58,7 @@ class Hybrid:
             config: of the source.
             retriever: that BM25 stands beside.
             index: of its item vectors.
-            items: [N, D] float32, these vectors.
+            items: what `embed_items` gives.
             k: length of its lists.
         """
         if not any(retriever.data.catalogue.texts):
@@ -69,7 +69,8 @@ class Hybrid:
         requests = _learnt_from(retriever.data)
         users = np.concatenate(list(embed_requests(retriever, items, requests)))
         proposed, _ = index.search(users, min(k, len(index)), seen_items(retriever.data, requests))
-        weight = made.best_weight(query_texts(retriever.data, requests), users, items, proposed, requests.target_rows)
+        texts, vectors = query_texts(retriever.data, requests), retriever.vectors(items)
+        weight = made.best_weight(texts, users, vectors, proposed, requests.target_rows)
         return replace(made, config=replace(config, weight=weight))
 
     @property

@@ -8,12 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
 from recsys.errors import InputError
 from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
-from recsys.losses.in_batch import first_seen, log_chance, sampled_softmax
+from recsys.losses.in_batch import first_seen, hardest_columns, log_chance, sampled_softmax
 from recsys.metrics.ranking import rank_of_targets, top_items
+from recsys.models.fields import widened
 from recsys.models.towers import Retriever
 from recsys.training.distributed import (
     Pool,
@@ -127,11 +129,27 @@ class RetrieverTraining(RankedTraining):
             self.told = True
             if first_process():
                 print(_negatives(pool, seen[batch.row[:_SHOWN]] <= batch.step[:_SHOWN, None]), file=sys.stderr)
+        columns: dict[str, Any] = {"seen": seen, "row": batch.row, "step": batch.step, "log_q": log_q}
+        vectors, target = self.model.vectors(pool.vectors), pool.columns(batch.target)
         loss = sampled_softmax(
-            users, pool.vectors, pool.columns(batch.target), scale=self.model.scale, seen=seen, row=batch.row,
-            step=batch.step, log_q=log_q, block=self.loss.block, dtype=self._products(),
-        )  # fmt: skip
+            users, vectors, target, scale=self.model.scale, block=self.loss.block, dtype=self._products(), **columns
+        )
+        if self.model.dynamic is not None:
+            loss = loss + self._dynamic_loss(users, pool.vectors, target, columns)
         return loss * share_of_loss(len(batch.row), pool.rows)
+
+    def _dynamic_loss(self, users: Tensor, items: Tensor, target: Tensor, columns: dict[str, Any]) -> Tensor:
+        """Mean cross-entropy of u . S_i over each positive and the columns that the plain scores put first."""
+        config, scale = self.model.config.dynamic, self.model.scale
+        assert config is not None
+        chosen, masked = hardest_columns(
+            users, self.model.vectors(items), target, count=config.negatives, scale=scale, block=self.loss.block,
+            **columns,
+        )  # fmt: skip
+        logits = scale * self.model.score(users, F.embedding(chosen, items))
+        logits = logits if columns["log_q"] is None else logits - columns["log_q"][chosen]
+        each = -widened(logits).masked_fill(masked, float("-inf")).log_softmax(1)[:, 0]
+        return each.sum() / max(len(each), 1)
 
     def _with_cached_texts(self, batch: RetrieverBatch, config: CachedConfig) -> RetrieverBatch:
         """The same batch with vectors in place of texts; `backward` takes their gradients on to the text encoder."""
@@ -227,11 +245,27 @@ def _with_pictures(batch: ItemBatch, rows: Tensor, pixels: Pixels | None) -> Ite
 def score_requests(model: Retriever, items: Tensor, batch: EvaluationBatch) -> tuple[Tensor, Tensor]:
     """[B, N] scores of all items, and which of them the user already had.
 
-    In float32 outside autocast, as inference computes them, so that both rank alike.
+    In float32 outside autocast, as inference computes them, so that both rank alike. With a dynamic representation the
+    first of those that are left are in its order, and all others behind them.
     """
     with torch.autocast(items.device.type, enabled=False):
         states = model.encode_users(batch.users, items)
-        scores = states[torch.arange(len(batch.step), device=items.device), batch.step] @ items.T
-    seen = torch.zeros_like(scores, dtype=torch.bool)
-    seen[batch.seen_row, batch.seen_item] = True
-    return scores, seen
+        users = states[torch.arange(len(batch.step), device=items.device), batch.step]
+        scores = users @ model.vectors(items).T
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        seen[batch.seen_row, batch.seen_item] = True
+        return (scores if model.config.dynamic is None else _reordered(model, users, items, scores, seen)), seen
+
+
+def _reordered(model: Retriever, users: Tensor, items: Tensor, scores: Tensor, seen: Tensor) -> Tensor:
+    """[B, N] plain scores, but those of each row's first unseen items, which are so high that S_i's order is first."""
+    assert model.config.dynamic is not None
+    count = min(model.config.dynamic.candidates, len(items))
+    first = top_items(scores, count, seen)  # [B, C], -1 where fewer are left
+    rows = first.clamp_min(0)
+    judged = torch.cat(
+        [model.score(users[part], F.embedding(rows[part], items)) for part in torch.arange(len(users)).split(64)]
+    )
+    judged = judged.masked_fill(first < 0, float("-inf"))
+    lift = scores.amax(1, keepdim=True) - judged.masked_fill(first < 0, float("inf")).amin(1, keepdim=True) + 1
+    return scores.scatter_reduce(1, rows, judged + lift, "amax")

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recsys.losses.in_batch import first_seen, sampled_softmax
+from recsys.losses.in_batch import first_seen, hardest_columns, sampled_softmax
 
 B, N, R, D = 4, 11, 9, 6
 NEVER = torch.iinfo(torch.int32).max
@@ -107,3 +107,27 @@ def test_no_rows_have_no_loss_and_gradients_of_zero() -> None:
     loss = sampled_softmax(**{**batch, "users": batch["users"][:0], "target": none, "row": none, "step": none})
     assert loss.item() == 0.0
     assert float(torch.autograd.grad(loss, batch["items"])[0].abs().max()) == 0
+
+
+@pytest.mark.parametrize("block", [1, 4, 512])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_hardest_columns_are_those_with_the_highest_logits_that_are_allowed(block: int, corrected: bool) -> None:
+    batch = make()
+    log_q = torch.randn(N, dtype=torch.float64) if corrected else None
+    columns, masked = hardest_columns(**batch, count=10, log_q=log_q, block=block)
+    logits = (batch["scale"] * batch["users"] @ batch["items"].T - (0 if log_q is None else log_q)).tolist()
+    for r in range(R):
+        seen = batch["seen"][batch["row"][r]] <= batch["step"][r]
+        others = [j for j in range(N) if j != int(batch["target"][r]) and not seen[j]]
+        wanted = [int(batch["target"][r]), *sorted(others, key=lambda j: -logits[r][j])]
+        assert columns[r][~masked[r]].tolist() == wanted
+        assert masked[r].sum() == N - len(wanted)
+    few, _ = hardest_columns(**batch, count=3, log_q=log_q, block=block)
+    assert torch.equal(few, columns[:, :4])
+
+
+def test_no_rows_have_no_hardest_columns() -> None:
+    batch = {**make(), "users": torch.zeros(0, D, dtype=torch.float64)}
+    batch |= {name: batch[name][:0] for name in ("target", "row", "step")}
+    columns, masked = hardest_columns(**batch, count=3)
+    assert columns.shape == masked.shape == (0, 4)

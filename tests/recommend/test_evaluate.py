@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.cli import main
 from recsys.data.requests import Requests, answered_queries, seen_items, serving_requests, user_requests
 from recsys.data.split import VALID
 from recsys.recommend.evaluate import evaluate_baselines, evaluate_lists, list_ranks, padded
@@ -36,6 +37,16 @@ def test_the_retrievers_lists_score_exactly_what_its_trainer_said(journey, tmp_p
     found = stages(tmp_path / "infer")
     assert found["retriever"] == stages(run)["retriever"]
     assert same(found["retrieved lists"], found["retriever"])
+
+
+def test_lists_of_a_dynamic_representation_score_exactly_what_its_trainer_said(journey, tmp_path):
+    options = [f"--runs={tmp_path}", "--name=dynamic", "--model.dynamic.width=8", "--model.dynamic.candidates=12"]
+    assert main(["train", str(journey.config("retriever")), *options]) == 0
+    for count in ("10", "12"):
+        models = [f"--retriever={tmp_path}/dynamic", "--pruner=null", f"--candidates={count}"]
+        run_stage("recommend", journey.infer(*models, output=tmp_path / count))
+        found = stages(tmp_path / count / "infer")
+        assert same(found["retrieved lists"], found["retriever"])
 
 
 def test_the_pruned_lists_score_exactly_what_the_pruners_trainer_said(journey, tmp_path):

@@ -49,6 +49,15 @@ class TextBatch(Batch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApartBatch(Batch):
+    """The words of B requests and of m distinct candidates, each text by itself."""
+
+    request: TextBatch  # [B, T]
+    candidate: TextBatch  # [m, T]
+    row: Tensor  # [B, K] int64 rows of `candidate`, -1 at padding
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskedBatch(Batch):
     """Texts with some of their tokens hidden."""
 
@@ -165,6 +174,7 @@ class PrunerBatch(Batch):
     ads: NoteBatch | None = None
     rank: Tensor | None = None  # [B, K] int64 place in the retriever's list; None: the column (nothing was left out)
     pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained
+    apart: ApartBatch | None = None  # the same words, each text by itself, for late interaction
     tokens: int = 0  # real tokens or states in this batch, for the rate that is logged
 
     @property

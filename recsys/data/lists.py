@@ -16,7 +16,14 @@ from recsys.batch import Batch, PrunerBatch
 from recsys.data.datasets import Features, Local
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared
-from recsys.data.requests import Requests, candidate_requests, join_requests, moment_orders, request_pasts
+from recsys.data.requests import (
+    Requests,
+    candidate_requests,
+    join_requests,
+    moment_orders,
+    request_pasts,
+    seen_items,
+)
 from recsys.data.sampling import Draw, uniform
 from recsys.errors import InputError
 from recsys.shards import Parts
@@ -180,8 +187,9 @@ def assemble_lists(
     known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
     items = known[known >= 0] if (known >= 0).any() else np.zeros(1, dtype=np.int64)
     local = Local(items, len(features.data.catalogue))
-    texts = pairs.batch(pasts, requests.users, requests.queries, candidates) if pairs is not None else None
-    states = int((candidates >= 0).sum()) + sum(len(past.item) for past in pasts)
+    texts, tokens = {}, int((candidates >= 0).sum()) + sum(len(past.item) for past in pasts)
+    if pairs is not None:
+        texts, tokens = pairs.fields(pasts, requests.users, requests.queries, candidates)
     return PrunerBatch(
         users=features.users(pasts, requests.users, requests.queries, local),
         items=features.items(items),
@@ -193,8 +201,8 @@ def assemble_lists(
         lexical_score=None if lexical is None else torch.from_numpy(lexical),
         reviews=features.note_batch("reviews", candidates, before), ads=features.note_batch("ads", candidates, before),
         rank=None if ranks is None else torch.from_numpy(ranks),
-        pairs=texts,
-        tokens=states if texts is None else int(texts.mask.sum()),
+        tokens=tokens,
+        **texts,
     )  # fmt: skip
 
 
@@ -233,11 +241,28 @@ class PrunerRows:
         item, score, label = (np.take_along_axis(table, kept, axis=1) for table in (item, score, label))
         lexical = lists.lexical_table(rows)
         left_out = np.arange(item.shape[1]) >= (kept >= 0).sum(1, keepdims=True)
+        item, label, requests = np.where(left_out, -1, item), np.where(left_out, 0, label), lists.requests.take(rows)
+        if self.pairs is not None and self.pairs.apart:
+            return self._everyones(requests, item, lists.user_vectors[rows])
         return assemble_lists(
-            self.features, lists.requests.take(rows), np.where(left_out, -1, item), score, np.where(left_out, 0, label),
-            lists.item_vectors, lists.user_vectors[rows], self.pairs, ranks=np.maximum(kept, 0),
-            lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
+            self.features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], self.pairs,
+            ranks=np.maximum(kept, 0), lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
         )  # fmt: skip
+
+    def _everyones(self, requests: Requests, item: np.ndarray, users: np.ndarray) -> PrunerBatch:
+        """For late interaction, whose texts are encoded once for all: every candidate of the batch is everyone's who had
+        it not. What the retriever says of the others is not known, and nothing.
+        """
+        known = np.unique(item[item >= 0])
+        label = np.zeros((len(requests), len(known)), dtype=np.float32)
+        had = np.stack([np.isin(known, items) for items in seen_items(self.features.data, requests)])
+        for row, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
+            there = np.isin(right, known)
+            label[row, np.searchsorted(known, right[there])] = np.asarray(grade)[there]
+        everyone = np.where(had & (label <= 0), -1, known)
+        return assemble_lists(
+            self.features, requests, everyone, np.zeros_like(label), label, self.lists.item_vectors, users, self.pairs
+        )
 
     def _kept(self, epoch: int, rows: np.ndarray, item: np.ndarray, label: np.ndarray) -> np.ndarray:
         """[B, k] columns that stay, in the retriever's order; -1 is padding at the end."""

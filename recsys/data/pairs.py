@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from recsys.batch import TextBatch
+from recsys.batch import ApartBatch, TextBatch
 from recsys.data.datasets import Past
 from recsys.data.prepare import Prepared
 from recsys.data.text import join_columns, plain_backend
@@ -86,14 +86,15 @@ class PairTexts:
 
     def __init__(
         self, data: Prepared, tokenizer: PreTrainedTokenizerFast, *, title: list[str], max_tokens: int, history: int,
-        folder: Path, hidden: Collection[str] = (),
+        folder: Path, hidden: Collection[str] = (), apart: bool = False,
     ) -> None:  # fmt: skip
         """`title` names the columns that stand for an item in a history; `folder` is that of the caches; of `hidden`
-        sources (text, profile) nothing is said.
+        sources (text, profile) nothing is said. `apart`: each side is a text by itself, for late interaction.
         """
         if max_tokens < SHORTEST:
             raise InputError(f"model.text.max_tokens is {max_tokens}; a pair of texts needs at least {SHORTEST}.")
         self.frame, self.max_tokens, self.history = PairFrame.of(tokenizer), max_tokens, history
+        self.apart = apart
         self.tokenizer, self.pad = tokenizer, tokenizer.pad_token_id or 0
 
         def words(texts: list[str]) -> Words:
@@ -118,6 +119,35 @@ class PairTexts:
         texts = data.queries.texts if data.queries is not None else []
         other.queries = Words.encode(texts, self.tokenizer, self.max_tokens)
         return other
+
+    def fields(
+        self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray
+    ) -> tuple[dict[str, TextBatch | ApartBatch], int]:
+        """The fields of a PrunerBatch that hold the words of B requests, and how many tokens these are.
+
+        The arguments are those of `batch`.
+        """
+        if not self.apart:
+            pairs = self.batch(pasts, users, queries, candidates)
+            return {"pairs": pairs}, int(pairs.mask.sum())
+        distinct, row = np.unique(np.maximum(candidates, 0), return_inverse=True)
+        room = self.max_tokens - len(self.frame.before) - len(self.frame.after)
+        asked = [self._user_words(*request)[:room] for request in zip(pasts, users, queries, strict=True)]
+        told = [self.items.gather(np.array([item]))[:room] for item in distinct]
+        apart = ApartBatch(
+            request=self._framed(asked), candidate=self._framed(told),
+            row=torch.from_numpy(np.where(candidates >= 0, row.reshape(candidates.shape), -1)),
+        )  # fmt: skip
+        return {"apart": apart}, int(apart.request.mask.sum()) + int(apart.candidate.mask.sum())
+
+    def _framed(self, texts: list[np.ndarray]) -> TextBatch:
+        """Single texts with their special tokens."""
+        whole = [np.concatenate([self.frame.before, words, self.frame.after]) for words in texts]
+        lengths = np.array([len(one) for one in whole])
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.pad, dtype=np.int64)
+        ids[mask] = np.concatenate(whole)
+        return TextBatch(ids=torch.from_numpy(ids), mask=torch.from_numpy(mask))
 
     def batch(self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray) -> TextBatch:
         """All pairs of B requests.

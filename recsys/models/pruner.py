@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from recsys.batch import PrunerBatch
 from recsys.config import ImageConfig, TextConfig
@@ -19,11 +20,13 @@ from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, Meanin
 from recsys.models.fusion import FusionKind
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
+from recsys.models.late import best_matches
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
 
 _PAIRS = 256  # pairs encoded at one time
 _QUICK = 10.0  # how much faster than the rest the two weights of the retriever's evidence are learnt
+_SHARP = 20.0  # what a mean cosine of best matches counts at the start
 _RARE = -4.0  # logit at the start: about one candidate in fifty is right
 
 
@@ -55,6 +58,9 @@ class PrunerConfig:
     context: bool = True
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
+    late: bool = False
+    """Whether the words of a request and of a candidate are read apart, and meet in a sum of best matches (ColBERT),
+    where a cross-encoder reads each pair together: a text is encoded once for all who meet it. With evidence: after."""
     evidence: Literal["joint", "after"] = "joint"
     """When the retriever's evidence is weighed. joint: while the rest is learnt. after: a cross-encoder learns from the
     texts alone, then evidence and texts are weighed on the lists that are held out; for a retriever that knows the
@@ -63,6 +69,8 @@ class PrunerConfig:
     def __post_init__(self) -> None:
         if self.evidence == "after" and not self.reads_pairs:
             raise InputError("model.evidence 'after' is for a cross-encoder; set model.text.mode to lora or full.")
+        if self.late and self.evidence != "after":
+            raise InputError("model.late learns from words alone; set model.evidence: after, text.mode: lora or full.")
         if self.image is not None and (self.image.mode != "frozen" or self.reads_pairs):
             raise InputError(
                 "model.image is for the joint transformer, in mode frozen: train it in a retriever, and name its "
@@ -103,10 +111,12 @@ class Pruner(nn.Module):
         shape = _joint_config(config, text_width, image_width, vector_width, evidence=3 if lexical else 2)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
-        self.norm = nn.LayerNorm(width) if config.reads_pairs else nn.Identity()  # joint states are normalised already
-        self.dropout = nn.Dropout(config.dropout)
+        width = 1 if config.late else width
+        normed = config.reads_pairs and not config.late  # joint states and best matches are of one size already
+        self.norm = nn.LayerNorm(width) if normed else nn.Identity()
+        self.dropout = nn.Dropout(0.0 if config.late else config.dropout)
         self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
+        nn.init.constant_(self.head.weight, _SHARP if config.late else 0.0)
         nn.init.constant_(self.head.bias, _RARE)
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
@@ -117,7 +127,7 @@ class Pruner(nn.Module):
     def forward(self, batch: PrunerBatch) -> Tensor:
         real = batch.candidate >= 0
         evidence = retriever_evidence(batch, real, lexical=self.lexical)
-        states = self._pair_states(batch, real) if self.joint is None else self.joint(batch, evidence)
+        states = self._text_states(batch, real) if self.joint is None else self.joint(batch, evidence)
         with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             logits = evidence @ (_QUICK * self.weights) + self.head(self.dropout(self.norm(states.float())))[..., 0]
         return logits.masked_fill(~real, float("-inf"))
@@ -129,11 +139,16 @@ class Pruner(nn.Module):
         for part in self.head.parameters():
             part.mul_(head)
 
-    def _pair_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
-        """[B, K, W]: each real pair read together, in blocks; zero at padding."""
-        pairs, encoder = batch.pairs, self.text
-        assert pairs is not None
+    def _text_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
+        """[B, K, W]: each real pair read together, in blocks; zero at padding. Read apart, [B, K, 1] best matches."""
+        pairs, apart, encoder = batch.pairs, batch.apart, self.text
         assert encoder is not None
+        if apart is not None:
+            requests, lengths = encoder.token_states(apart.request), apart.request.mask.sum(1)
+            sizes = apart.candidate.mask.sum(1).tolist()
+            texts = pad_sequence(list(encoder.token_states(apart.candidate).split(sizes)), batch_first=True)
+            return best_matches(requests, lengths, texts, apart.candidate.mask, apart.row.clamp_min(0))[..., None]
+        assert pairs is not None
         rows = real.flatten().nonzero()[:, 0]
         found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
         states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)

@@ -63,5 +63,5 @@ def open_pairs(
     tokenizer = AutoTokenizer.from_pretrained(folder / "text", trust_remote_code=False)
     return PairTexts(
         data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history,
-        folder=Path(config.cache), hidden=hidden,
+        folder=Path(config.cache), hidden=hidden, apart=pruner.config.late,
     )  # fmt: skip

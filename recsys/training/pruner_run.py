@@ -162,7 +162,10 @@ def build(
         encoder = TextEncoder.build(text, len(tokenizer), cast("int", tokenizer.pad_token_id))
         if config.model.reads_pairs:
             title = config.data.items.text[:1]
-            pairs = PairTexts(data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache)
+            pairs = PairTexts(
+                data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache,
+                apart=config.model.late,
+            )  # fmt: skip
         else:
             items, queries = text_sources(text, data, tokenizer, encoder, cache)
             vectors = {

@@ -11,7 +11,10 @@ import torch
 
 from recsys.data.datasets import Features, Texts
 from recsys.data.lists import CandidateLists, PrunerRows, latest_only, list_evaluations
+from recsys.data.pairs import PairTexts
+from recsys.data.requests import seen_items
 from recsys.data.sampling import Draw
+from recsys.data.text import train_wordpiece
 from recsys.errors import InputError
 
 
@@ -170,3 +173,23 @@ def test_candidates_without_a_right_answer_are_refused(features, lists):
     without = lists.sets["second"][~lists.found()[lists.sets["second"]]]
     with pytest.raises(InputError, match="right answer"):
         PrunerRows(features, lists, without, pairs=None, sampled=5, pointwise=True, seed=0)
+
+
+def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(cascade, features, lists, tmp_path):
+    texts = [*cascade.data.catalogue.texts, *cascade.data.queries.texts]
+    tokenizer, read = train_wordpiece(texts, 200), {"max_tokens": 16, "history": 3, "folder": tmp_path}
+    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart=True, **read)
+    rows = rows_of(features, lists, pairs=pairs)
+    draw_of = draw(rows)
+    batch, alone = rows.assemble(draw_of), rows_of(features, lists).assemble(draw_of)
+    item = batch.items.index[batch.candidate]
+    everyone = np.unique(item[batch.candidate >= 0])
+    had = seen_items(cascade.data, lists.requests.take(rows.rows[draw_of.rows]))
+    assert any(np.isin(everyone, one).any() for one in had)
+    for row, number in enumerate(rows.rows[draw_of.rows]):
+        right = dict(zip(lists.requests.target_rows[number].tolist(), lists.requests.grades[number], strict=True))
+        there = batch.candidate[row] >= 0
+        assert item[row][there].tolist() == [one for one in everyone if one in right or one not in had[row]]
+        assert batch.label[row][there].tolist() == [right.get(one, 0) for one in item[row][there].tolist()]
+        own = alone.items.index[alone.candidate[row][alone.candidate[row] >= 0]]
+        assert set(own.tolist()) <= set(item[row][there].tolist())

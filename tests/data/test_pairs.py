@@ -69,6 +69,24 @@ def test_the_user_has_at_most_half_and_the_candidate_the_rest(cascade, tokenizer
     assert batch.ids[2, 2 : 2 + min(len(text), max_tokens - 3)].tolist() == text[: max_tokens - 3]
 
 
+def test_read_apart_each_side_is_what_the_tokenizer_makes_of_it_alone(cascade, tokenizer, tmp_path):
+    pairs = PairTexts(
+        cascade.data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart=True
+    )  # fmt: skip
+    users, queries, candidates = np.array([-1, 2]), np.array([3, -1]), np.array([[5, 7, 29], [7, -1, -1]])
+    fields, tokens = pairs.fields([past(), past(4, 8)], users, queries, candidates)
+    apart, titles = fields["apart"], cascade.data.tables.items["title"]
+    asked = [cascade.data.queries.texts[3], f"age: 18-24, town: x, {titles[8]}; {titles[4]};"]
+    for row, text in enumerate(asked):
+        wanted = tokenizer(text, truncation=True, max_length=24)["input_ids"]
+        assert apart.request.ids[row][apart.request.mask[row]].tolist() == wanted
+    for request, place in zip(*np.nonzero(candidates >= 0), strict=True):
+        row, text = int(apart.row[request, place]), cascade.data.catalogue.texts[candidates[request, place]]
+        assert apart.candidate.ids[row][apart.candidate.mask[row]].tolist() == tokenizer(text)["input_ids"]
+    assert (apart.row < 0).tolist() == (candidates < 0).tolist()
+    assert tokens == int(apart.request.mask.sum() + apart.candidate.mask.sum())
+
+
 def test_pairs_about_other_queries_read_their_texts(cascade, tokenizer, pairs):
     two = replace(cascade.data, queries=replace(cascade.data.queries, texts=["warm round thing", "blue"]))
     batch = pairs.about(two).batch([past(), past()], np.array([-1, -1]), np.array([0, 1]), np.array([[1], [2]]))

@@ -45,13 +45,19 @@ def stages(folder) -> dict[str, dict[str, float]]:
     return {stage["name"]: stage["metrics"] for stage in json.loads((folder / "results.json").read_text())["stages"]}
 
 
-@pytest.fixture(scope="module", params=["joint", "cross-encoder"])
+MODELS = {
+    "joint": SMALL,
+    "cross-encoder": replace(SMALL, text=WORDS),
+    "late": replace(SMALL, text=WORDS, late=True, evidence="after"),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def trained(request, cascades, tmp_path_factory):
     """A finished run of each kind of encoder, trained once for several tests."""
     tmp_path = tmp_path_factory.mktemp("run")
     cascade = cascades.make(tmp_path)
-    model = SMALL if request.param == "joint" else replace(SMALL, text=WORDS)
-    return cascade, train_pruner(run_of(cascade, tmp_path, model))
+    return cascade, train_pruner(run_of(cascade, tmp_path, MODELS[request.param]))
 
 
 def test_a_run_reports_the_retriever_and_the_pruner_on_the_same_candidates(trained):
@@ -198,6 +204,13 @@ def test_evidence_weighed_afterwards_rests_on_queries_that_the_retriever_does_no
     decided = np.where(asked >= 0, unknown, -1)
     assert model.meaning["users"].promises.lists == len(hold_out(lists.sets["second"], 0.3, decided)[1])
     assert not torch.equal(model.weights, torch.zeros(2))
+
+
+def test_late_interaction_learns_from_words_alone():
+    with pytest.raises(InputError, match=r"set model\.evidence: after"):
+        replace(SMALL, text=WORDS, late=True)
+    with pytest.raises(InputError, match="cross-encoder"):
+        replace(SMALL, late=True, evidence="after")
 
 
 def test_evidence_weighed_afterwards_needs_lists_and_texts(cascade, tmp_path):

@@ -1,0 +1,31 @@
+"""Late interaction: the words of a request and of a candidate are read apart, and meet in a sum of best matches."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def best_matches(first: Tensor, lengths: Tensor, second: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+    """How well the words of requests are found among those of their candidates (ColBERT, Khattab and Zaharia 2020,
+    arXiv:2004.12832, equation 3, with the mean over the request's tokens in place of the sum).
+
+    score(q, d) = 1/|q| sum over tokens i of q of max over tokens j of d of cos(q_i, d_j)
+
+    Args:
+        first: [tokens, W] states of the tokens of B requests, one request after the other.
+        lengths: [B] int64 tokens of each; one at least.
+        second: [m, T, W] states of the tokens of m texts.
+        mask: [m, T] bool, which of them are real; one of each text at least.
+        rows: [B, K] the candidates of each request, rows of `second`.
+
+    Returns:
+        [B, K] from -1 to 1.
+    """
+    first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    found = []
+    for words, texts in zip(first.split(lengths.tolist()), rows, strict=True):
+        distinct, place = texts.unique(return_inverse=True)
+        cosine = torch.einsum("qw,ktw->kqt", words, second[distinct])
+        best = cosine.masked_fill(~mask[distinct][:, None], -2.0).amax(2)
+        found.append(best.mean(1)[place])
+    return torch.stack(found)

@@ -250,8 +250,8 @@ class PrunerRows:
         )  # fmt: skip
 
     def _everyones(self, requests: Requests, item: np.ndarray, users: np.ndarray) -> PrunerBatch:
-        """For late interaction, whose texts are encoded once for all: every candidate of the batch is everyone's who had
-        it not. What the retriever says of the others is not known, and nothing.
+        """For late interaction, whose texts are encoded once for all: a candidate of the batch is everyone's who had it
+        not. What the retriever says of the others is not known, and nothing.
         """
         known = np.unique(item[item >= 0])
         label = np.zeros((len(requests), len(known)), dtype=np.float32)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys import __version__
 from recsys.errors import InputError, nearest
+from recsys.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from recsys.config import TextConfig
@@ -88,6 +89,7 @@ def _train(arguments: list[str]) -> int:
     from recsys.stopping import Interrupted, request
 
     request.listen()  # before torch is read, which takes seconds
+    keep_freed_memory()
     from recsys.config import parse_run, read_task
 
     try:
@@ -149,6 +151,7 @@ def _infer(arguments: list[str]) -> int:
     if not rest:
         raise InputError(f"Expected a config: recsys infer {stage} CONFIG, e.g. configs/infer/ml1m.yaml")
     config = parse_run(InferRun, rest, program=f"recsys infer {stage}")
+    keep_freed_memory()
     print(run_stage(stage, config))
     if stage in ("recommend", "search"):
         _print_results(config.folder)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BASE = {"tables", "batch", "shards", "config", "errors", "results", "stopping"}
+BASE = {"tables", "batch", "shards", "config", "errors", "heap", "results", "stopping"}
 MAY_IMPORT = {
     "__init__": set(),  # the version alone, which everyone may read
     "errors": set(),
+    "heap": set(),
     "stopping": set(),
     "tables": {"errors"},
     "batch": {"errors"},

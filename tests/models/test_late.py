@@ -1,5 +1,6 @@
 """Sums of best matches, against loops over tokens."""
 
+import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
@@ -8,11 +9,13 @@ from recsys.models.late import best_matches
 WIDTH = 6
 
 
-def test_a_score_is_the_mean_over_the_requests_tokens_of_the_best_cosine() -> None:
+@pytest.mark.parametrize("unused", [0, 6])
+def test_a_score_is_the_mean_over_the_requests_tokens_of_the_best_cosine(unused: int) -> None:
+    """With many texts that a request does not ask for, and without."""
     torch.manual_seed(0)
-    lengths, sizes = torch.tensor([3, 1, 4]), [2, 5, 1, 3]
+    lengths, sizes = torch.tensor([3, 1, 4]), [2, 5, 1, 3, *[4] * unused]
     first = torch.randn(int(lengths.sum()), WIDTH, dtype=torch.float64)
-    second = torch.randn(4, 5, WIDTH, dtype=torch.float64)
+    second = torch.randn(len(sizes), 5, WIDTH, dtype=torch.float64)
     mask = torch.arange(5) < torch.tensor(sizes)[:, None]
     rows = torch.tensor([[3, 1, 1], [0, 2, 3], [2, 2, 0]])
     found = best_matches(first, lengths, second, mask, rows)

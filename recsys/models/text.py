@@ -254,13 +254,11 @@ def _load_weights(source: str) -> tuple[PreTrainedModel, dict[str, set[str]]]:
 
 
 def _with_adapters(model: PreTrainedModel, config: TextConfig) -> nn.Module:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on query and value, or on every linear layer where peft does
-    not know the architecture's names for them."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on every linear layer (as in QLoRA, Dettmers et al. 2023)."""
     from peft import LoraConfig, get_peft_model  # seconds to import, and most runs do not need it
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    target = KNOWN.get(model.config.model_type, "all-linear")
-    return get_peft_model(model, LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=target))
+    rank = config.lora_rank
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
 
 def _check_fit(model: PreTrainedModel, config: TextConfig, vocab_size: int) -> None:

@@ -123,11 +123,13 @@ def test_frozen_never_learns_nor_drops_out(folder: str):
     assert not any(module.training for module in parent["text"].modules())
 
 
-def test_lora_trains_adapters_on_query_and_value_and_starts_where_the_weights_are(encoder: TextEncoder, folder: str):
+def test_lora_trains_adapters_on_every_linear_layer_and_starts_where_the_weights_are(encoder: TextEncoder, folder: str):
     adapted = TextEncoder.build(TextConfig(model=folder, mode="lora", lora_rank=2), vocab_size=50).eval()
     names = learnable(adapted)
     assert len(names) == 2 * 2 * 2  # layers, query and value, two factors
-    assert all("lora_" in name and (".query." in name or ".value." in name) for name in names)
+    assert all("lora_" in name for name in names)
+    linear = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "layer.0.output.dense")
+    assert all(any(f"{part}.lora_" in name for name in names) for part in linear)
     torch.testing.assert_close(adapted(make_batch([3, 7])), encoder(make_batch([3, 7])))
 
 

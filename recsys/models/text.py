@@ -254,7 +254,7 @@ def _load_weights(source: str) -> tuple[PreTrainedModel, dict[str, set[str]]]:
 
 
 def _with_adapters(model: PreTrainedModel, config: TextConfig) -> nn.Module:
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on every linear layer (as in QLoRA, Dettmers et al. 2023)."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on every linear layer."""
     from peft import LoraConfig, get_peft_model  # seconds to import, and most runs do not need it
 
     rank = config.lora_rank

@@ -126,7 +126,7 @@ def test_frozen_never_learns_nor_drops_out(folder: str):
 def test_lora_trains_adapters_on_every_linear_layer_and_starts_where_the_weights_are(encoder: TextEncoder, folder: str):
     adapted = TextEncoder.build(TextConfig(model=folder, mode="lora", lora_rank=2), vocab_size=50).eval()
     names = learnable(adapted)
-    assert len(names) == 2 * 2 * 2  # layers, query and value, two factors
+    assert len(names) == 2 * 6 * 2  # layers, linear layers of each, two factors
     assert all("lora_" in name for name in names)
     linear = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "layer.0.output.dense")
     assert all(any(f"{part}.lora_" in name for name in names) for part in linear)

@@ -45,7 +45,7 @@ from recsys.tables.config import (
 )
 from recsys.training.distributed import average_gradients, processes, sum_over_processes, whole_state
 from recsys.training.optim import OptimConfig
-from recsys.training.retriever import CachedConfig, LossConfig, RetrieverTraining
+from recsys.training.retriever import CachedConfig, LossConfig, RetrieverTraining, TeacherConfig
 from recsys.training.retriever_run import RetrieverRun, _valid_loaders, build, train_retriever, training_rows
 from recsys.training.run import TrainerConfig, config_text, prepare_process, strategy_of
 
@@ -277,12 +277,13 @@ def one_step(config: RetrieverRun, case: Case, mined: str, rank: int, world: int
     negatives = NegativesConfig(kind="batch", random=9, log_q=case.log_q, hard=case.hard, mined=path)
     loss = LossConfig(cached=CachedConfig(rows=3) if case.cached else None)
     features, model = parts_of(config.data.root, config.data.cache)
-    rows = training_rows(replace(config, negatives=negatives, loss=loss), features)
+    teacher = TeacherConfig(scores=mined, candidates=4) if case.hard and case.task == "query_to_item" else None
+    rows = training_rows(replace(config, negatives=negatives, loss=loss, teacher=teacher), features)
     if case.kind == "all":
         rows.negatives = NegativesConfig()  # by config it goes with a frozen encoder alone: it is slow
     module = RetrieverTraining(
         deepcopy(model), features.catalogue(), torch.from_numpy(features.data.popularity()), valid=[],
-        optim=OptimConfig(), loss=loss, total_steps=10,
+        optim=OptimConfig(), loss=loss, total_steps=10, teacher=teacher,
     )  # fmt: skip
     module = module.double() if case.wide else module
     module.catalogue = widen(module.catalogue) if case.wide else module.catalogue
@@ -357,14 +358,16 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def mined(config: RetrieverRun, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Five items for every query: some of them relevant, which are left out."""
+    """Five items for every query, and what a teacher says of them: some are relevant, and no negatives."""
     path = tmp_path_factory.mktemp("mined") / "mined.parquet"
     tables = prepare(config.data).tables
     queries, items = tables.queries["query_id"].to_list(), tables.items["item_id"].to_list()
     pairs = [
-        (query, items[(7 * place + step) % len(items)]) for place, query in enumerate(queries) for step in range(5)
+        (query, items[(7 * place + step) % len(items)], float(place % 3 - step))
+        for place, query in enumerate(queries)
+        for step in range(5)
     ]
-    pl.DataFrame(pairs, schema=["query_id", "item_id"], orient="row").write_parquet(path)
+    pl.DataFrame(pairs, schema=["query_id", "item_id", "score"], orient="row").write_parquet(path)
     return str(path)
 
 

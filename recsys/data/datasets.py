@@ -14,6 +14,7 @@ from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
 from recsys.data.sampling import Draw, Windows, cut_windows, uniform
 from recsys.data.split import TRAIN
+from recsys.data.taught import Taught
 from recsys.errors import InputError
 
 __all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
@@ -74,6 +75,7 @@ class RetrieverRows:
         negatives: NegativesConfig,
         history_dropout: float,
         hard: HardNegatives | None = None,
+        taught: Taught | None = None,
         each_pair: bool = False,
         seed: int,
     ) -> None:
@@ -83,7 +85,7 @@ class RetrieverRows:
         if not 0 <= history_dropout < 1:
             raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.hard, self.seed = features, negatives, hard, seed
-        self.history_dropout = history_dropout
+        self.history_dropout, self.taught = history_dropout, taught
         data = features.data
         self.known = np.arange(len(data.catalogue))
         if data.catalogue.stage is not None:  # the others are as if nobody had them yet
@@ -173,7 +175,11 @@ class RetrieverRows:
         pasts = [search_past(self.features, int(query)) for query in rows]
         entries = np.concatenate([past.item[past.item >= 0] for past in pasts])
         hard = self._hard(draw, rows, self.hard.queries if self.hard else None, places)
-        local = self._local(draw, [target, entries, hard])
+        judged = None
+        if self.taught is not None:
+            judged = self.taught.draw(rows, target, seed=self.seed, epoch=draw.epoch)
+            judged[0][~np.isin(judged[0], self.known)] = -1
+        local = self._local(draw, [target, entries, hard, *([] if judged is None else [judged[0][judged[0] >= 0]])])
         others = [items[items != own] for items, own in zip(positives, target, strict=True)]
         return self._batch(
             draw,
@@ -184,6 +190,7 @@ class RetrieverRows:
             target=target,
             seen=[(items, np.zeros(len(items), dtype=np.int64)) for items in others],
             draws=(len(entries), len(rows)),
+            taught=judged,
         )
 
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
@@ -216,6 +223,7 @@ class RetrieverRows:
         target: np.ndarray,
         seen: list[tuple[np.ndarray, np.ndarray]],
         draws: tuple[int, int],
+        taught: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> RetrieverBatch:
         """`seen` holds for each row of `users` the items that it has, and from which step on; `draws` counts the rows
         of the interactions and the queries that brought items in.
@@ -236,6 +244,8 @@ class RetrieverRows:
             seen_step=torch.from_numpy(since),
             missed=self._missed(local.items) if corrected and local.items is not None else None,
             draws=torch.tensor([*draws, len(self._random(draw))]) if corrected else None,
+            taught_item=None if taught is None else torch.from_numpy(taught[0]),
+            taught_score=None if taught is None else torch.from_numpy(taught[1]),
             tokens=_tokens(users, items),
         )
 

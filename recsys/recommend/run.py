@@ -1,4 +1,4 @@
-"""The inference stages: candidates, mine, recommend, search, export. Each reads files and writes files."""
+"""The inference stages: candidates, mine, teach, recommend, search, export. Each reads files and writes files."""
 
 import hashlib
 import json
@@ -26,6 +26,7 @@ from recsys.recommend.funnel import Funnel
 from recsys.recommend.quality import write_quality
 from recsys.recommend.samples import write_samples
 from recsys.recommend.sources import SOURCES, report_sources
+from recsys.recommend.teach import teach
 from recsys.results import ABLATION
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
@@ -36,7 +37,7 @@ from recsys.retrieval.mine import MineConfig, mine, print_audit
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
-STAGES = ("candidates", "mine", "recommend", "search", "export")
+STAGES = ("candidates", "mine", "teach", "recommend", "search", "export")
 """What `infer` can be asked to do."""
 
 
@@ -153,6 +154,8 @@ def run_stage(name: str, config: InferRun) -> Path:
             return _candidates(config)
         case "mine":
             return _mine(config)
+        case "teach":
+            return _teach(config)
         case "recommend":
             return _recommend(config)
         case "search":
@@ -179,6 +182,13 @@ def _mine(config: InferRun) -> Path:
     last = None if config.last_round is None else Path(config.last_round)
     found = mine(retriever, folder, config.mine, last_round=last, overwrite=config.overwrite, part=config.part)
     print(print_audit(found), file=sys.stderr)
+    return folder
+
+
+def _teach(config: InferRun) -> Path:
+    cascade, folder = _open(config, config.data, config.lexical), _output(config, "taught")
+    count = teach(cascade, folder, overwrite=config.overwrite, part=config.part)
+    print(f"{count:,} queries x {config.candidates} candidates -> {folder}", file=sys.stderr)
     return folder
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
 from recsys.errors import InputError
 from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
+from recsys.losses.distill import kl_to_teacher, margin_mse
 from recsys.losses.in_batch import first_seen, hardest_columns, log_chance, sampled_softmax
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.models.fields import widened
@@ -54,6 +55,26 @@ class CachedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """A pruner whose judgement of train queries' candidates the retriever learns beside what is right."""
+
+    scores: str
+    """Folder that `infer.py teach` wrote, or a Parquet file with query_id, item_id and score (logits)."""
+    kind: Literal["kl", "margin_mse"] = "kl"
+    """kl: divergence from the teacher's softmax; margin_mse: squared difference of the right item's margins."""
+    candidates: int = 8
+    """Of a query, drawn anew in each epoch, the right one among them."""
+    weight: float = 1.0
+    """Of this loss beside the softmax over the batch."""
+    temperature: float = 1.0
+    """That the teacher's logits are divided by."""
+
+    def __post_init__(self) -> None:
+        if self.candidates < 2 or self.weight <= 0 or self.temperature <= 0:
+            raise InputError(f"teacher: expected candidates from 2, weight and temperature above 0; found {self}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """How the loss is computed."""
 
@@ -87,12 +108,13 @@ class RetrieverTraining(RankedTraining):
         loss: LossConfig,
         total_steps: int,
         pixels: Pixels | None = None,
+        teacher: TeacherConfig | None = None,
     ) -> None:
         """`valid` names the validation loaders (a prefix of their metrics); `popularity` is [N] train interactions;
         `pixels` reads the pictures that `catalogue` leaves out.
         """
         super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
-        self.catalogue, self.loss, self.pixels = catalogue, loss, pixels
+        self.catalogue, self.loss, self.pixels, self.teacher = catalogue, loss, pixels, teacher
         self.item_vectors: Tensor | None = None
         self.cached: list[CachedVectors] = []
         self.told = False
@@ -136,7 +158,19 @@ class RetrieverTraining(RankedTraining):
         )
         if self.model.dynamic is not None:
             loss = loss + self._dynamic_loss(users, pool.vectors, target, columns)
+        if self.teacher is not None and batch.taught_item is not None and batch.taught_score is not None:
+            loss = loss + self.teacher.weight * self._taught_loss(users, pool, batch.taught_item, batch.taught_score)
         return loss * share_of_loss(len(batch.row), pool.rows)
+
+    def _taught_loss(self, users: Tensor, pool: Pool, items: Tensor, scores: Tensor) -> Tensor:
+        """Mean over rows of what the student's order of the candidates differs from the teacher's."""
+        assert self.teacher is not None
+        vectors = F.embedding(pool.columns(items), self.model.vectors(pool.vectors))
+        logits = self.model.scale * torch.bmm(vectors, users[..., None])[..., 0]
+        each = {"kl": kl_to_teacher, "margin_mse": margin_mse}[self.teacher.kind](
+            logits, scores, (items >= 0) & pool.holds(items), self.teacher.temperature
+        )
+        return each.sum() / max(len(each), 1)
 
     def _dynamic_loss(self, users: Tensor, items: Tensor, target: Tensor, columns: dict[str, Any]) -> Tensor:
         """Mean cross-entropy of u . S_i over each positive and the columns that the plain scores put first."""

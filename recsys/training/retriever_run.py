@@ -20,6 +20,7 @@ from recsys.data.images import Images, image_source
 from recsys.data.mined import read_mined
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
+from recsys.data.taught import read_taught
 from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
@@ -30,7 +31,7 @@ from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_requests, add_stage, stage_name
 from recsys.tables import DataConfig
 from recsys.training.distributed import first_process, is_sharded, whole_state
-from recsys.training.retriever import LossConfig, RetrieverTraining
+from recsys.training.retriever import LossConfig, RetrieverTraining, TeacherConfig
 from recsys.training.run import (
     RunConfig,
     check_run,
@@ -61,6 +62,8 @@ class RetrieverRun(RunConfig):
     each; else every query, with one of its items drawn anew."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
+    teacher: TeacherConfig | None = None
+    """A pruner to learn from, beside what is right; for task query_to_item. null: none."""
     loss: LossConfig = field(default_factory=LossConfig)
     """How the loss is computed; it changes speed and memory, not what is learnt."""
 
@@ -73,6 +76,10 @@ class RetrieverRun(RunConfig):
             raise InputError("data.split.items is for queries alone; leave it out, or set tasks: [query_to_item].")
         if self.data.split.items is not None and self.model.id_vector:
             raise InputError("data.split.items asks for items that nobody has met; set model.id_vector: false.")
+        if self.teacher is not None and "query_to_item" not in self.tasks:
+            raise InputError("teacher is for task query_to_item; add it to tasks, or take the teacher out.")
+        if self.teacher is not None and self.negatives.kind == "all":
+            raise InputError("teacher goes with negatives.kind: batch, whose items are encoded for each batch; set it.")
         if "query_to_item" in self.tasks and self.model.text is None:
             raise InputError("Task 'query_to_item' needs model.text, the encoder of queries and items.")
         trained_text = self.model.text is not None and self.model.text.mode != "frozen"
@@ -106,7 +113,7 @@ def train_retriever(config: RetrieverRun) -> Path:
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=list(valid), optim=config.optim,
-        loss=config.loss, total_steps=steps, pixels=features.pixels,
+        loss=config.loss, total_steps=steps, pixels=features.pixels, teacher=config.teacher,
     )  # fmt: skip
     checkpoint = open_run(config)
     total, trained = count_parameters(model)
@@ -194,9 +201,12 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
     hard = None
     if negatives.mined is not None:
         hard = read_mined(Path(negatives.mined), negatives.hard, features.data, config.data)
+    taught, teacher = None, config.teacher
+    if teacher is not None:
+        taught = read_taught(Path(teacher.scores), teacher.candidates, features.data, config.data)
     return RetrieverRows(
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
-        hard=hard, each_pair=config.each_pair, seed=config.seed,
+        hard=hard, taught=taught, each_pair=config.each_pair, seed=config.seed,
     )  # fmt: skip
 
 

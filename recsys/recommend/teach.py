@@ -1,0 +1,45 @@
+"""A pruner as a teacher: its logits of the candidates of train queries, as a table that a retriever learns from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from recsys.data.requests import answered_queries, query_requests
+from recsys.data.split import TRAIN
+from recsys.errors import InputError
+from recsys.recommend.cascade import Cascade
+from recsys.shards import Parts, fingerprint, write_atomic
+
+
+def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
+    """Write part-*.parquet (query_id, item_id, score) for every train query with a right item, and then DONE; returns
+    the number of queries.
+
+    A right item that the retriever does not propose is not there.
+    """
+    data, roles = cascade.data, cascade.config
+    if cascade.pruner is None:
+        raise InputError("Stage 'teach' needs a pruner to ask; set pruner: RUN.")
+    if data.queries is None or data.tables.queries is None or not len(answered_queries(data, TRAIN)):
+        raise InputError("Stage 'teach' finds no train query with a right item; give queries and relevance.")
+    requests = query_requests(data, answered_queries(data, TRAIN), stage=TRAIN)
+    keys = data.tables.queries[roles.queries.id]
+    parts = Parts.open(folder, fingerprint(cascade.fingerprint, "teach", part), overwrite=overwrite)
+    starts = range(0, len(requests), part)
+    for number, start in enumerate(starts):
+        if parts.finished(number):
+            continue
+        some = requests.take(np.arange(start, min(start + part, len(requests))))
+        found, logits = cascade.judge(some)
+        assert logits is not None
+        rows, ranks = np.nonzero(found.items >= 0)
+        frame = pl.DataFrame({
+            "query_id": keys.gather(some.queries[rows]), "item_id": cascade.item_ids.gather(found.items[rows, ranks]),
+            "score": logits[rows, ranks],
+        })  # fmt: skip
+        parts.write(number, frame, inputs=len(some))
+    rows = parts.audit([min(part, len(requests) - start) for start in starts])
+    write_atomic(folder / "DONE", json.dumps({"requests": len(requests), "rows": rows}))
+    return len(requests)

@@ -126,7 +126,7 @@ class RetrieverBatch(Batch):
     missed: Tensor | None = None  # [n, S] float64, log of the chance that one draw of each source misses the item
     draws: Tensor | None = None  # [S] int64, draws of each source that this process has made
     taught_item: Tensor | None = None  # [R, C] int64, items that a teacher has judged, the target first; -1 at padding
-    taught_score: Tensor | None = None  # [R, C] float32, its logits
+    taught_logit: Tensor | None = None  # [R, C] float32, its logits
     tokens: int = 0  # real tokens or entries in this batch, for the rate that is logged
 
     @property

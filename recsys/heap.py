@@ -12,15 +12,15 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed, at the price of a process that never shrinks.
 
     By default it gives large blocks back to the system at once, which hands them out again page by page, set to zero:
-    a third of the time of a text encoder's training step on a CPU. Whoever sets MALLOC_TRIM_THRESHOLD_ or
-    MALLOC_MMAP_THRESHOLD_ decides for himself; with another allocator or C library nothing happens.
+    a good part of a text encoder's training step on a CPU. Whoever sets MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_
+    or GLIBC_TUNABLES decides for himself; with another allocator or C library nothing happens.
     """
-    chosen = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
+    chosen = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ)
     if chosen or not sys.platform.startswith("linux"):
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return
-    mallopt(_MMAP_THRESHOLD, _MOST)
-    mallopt(_TRIM_THRESHOLD, _MOST)
+    if mallopt(_MMAP_THRESHOLD, _MOST):  # an older glibc refuses; with the other alone, all would be given back at once
+        mallopt(_TRIM_THRESHOLD, _MOST)

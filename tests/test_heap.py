@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from recsys.heap import keep_freed_memory
+
 PROGRAM = """
 import ctypes, resource
 from recsys.heap import keep_freed_memory
@@ -34,7 +36,9 @@ def faults(keep: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"), reason="")
+pytestmark = pytest.mark.skipif("CS_GNU_LIBC_VERSION" not in os.confstr_names, reason="glibc's allocator")
+
+
 def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
     assert faults("keep_freed_memory()") < 10
     assert faults("") > 100
@@ -42,3 +46,19 @@ def test_memory_that_was_freed_is_taken_again_without_a_page_fault() -> None:
 
 def test_who_sets_the_allocator_is_left_alone() -> None:
     assert faults("keep_freed_memory()", MALLOC_TRIM_THRESHOLD_="131072") > 100
+
+
+def test_where_large_blocks_cannot_be_kept_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second setting alone would freeze the size from which on blocks are given back at once, at its least."""
+    asked = []
+
+    class OlderLibrary:
+        @staticmethod
+        def mallopt(name: int, value: int) -> int:
+            asked.append((name, value))
+            return 0
+
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    monkeypatch.setattr("recsys.heap.ctypes.CDLL", lambda _: OlderLibrary)
+    keep_freed_memory()
+    assert len(asked) == 1

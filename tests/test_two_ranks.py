@@ -277,7 +277,7 @@ def one_step(config: RetrieverRun, case: Case, mined: str, rank: int, world: int
     negatives = NegativesConfig(kind="batch", random=9, log_q=case.log_q, hard=case.hard, mined=path)
     loss = LossConfig(cached=CachedConfig(rows=3) if case.cached else None)
     features, model = parts_of(config.data.root, config.data.cache)
-    teacher = TeacherConfig(scores=mined, candidates=4) if case.hard and case.task == "query_to_item" else None
+    teacher = TeacherConfig(logits=mined, candidates=4) if case.hard and case.task == "query_to_item" else None
     rows = training_rows(replace(config, negatives=negatives, loss=loss, teacher=teacher), features)
     if case.kind == "all":
         rows.negatives = NegativesConfig()  # by config it goes with a frozen encoder alone: it is slow
@@ -367,7 +367,7 @@ def mined(config: RetrieverRun, tmp_path_factory: pytest.TempPathFactory) -> str
         for place, query in enumerate(queries)
         for step in range(5)
     ]
-    pl.DataFrame(pairs, schema=["query_id", "item_id", "score"], orient="row").write_parquet(path)
+    pl.DataFrame(pairs, schema=["query_id", "item_id", "logit"], orient="row").write_parquet(path)
     return str(path)
 
 

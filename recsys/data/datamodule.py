@@ -72,7 +72,9 @@ class GlobalBatches(Sampler[Draw]):
         for number, batch in enumerate(self._batches(self.epoch)):
             if number >= self.skip:
                 rows = deal_to_rank(batch, self.rank, self.world)
-                yield Draw(epoch=self.epoch, number=number, rows=rows, part=self.rank, parts=self.world)
+                yield Draw(
+                    epoch=self.epoch, number=number, rows=rows, part=self.rank, parts=self.world, whole=batch
+                )  # fmt: skip
 
     def __len__(self) -> int:
         return self.count

@@ -245,7 +245,7 @@ class RetrieverRows:
             missed=self._missed(local.items) if corrected and local.items is not None else None,
             draws=torch.tensor([*draws, len(self._random(draw))]) if corrected else None,
             taught_item=None if taught is None else torch.from_numpy(taught[0]),
-            taught_score=None if taught is None else torch.from_numpy(taught[1]),
+            taught_logit=None if taught is None else torch.from_numpy(taught[1]),
             tokens=_tokens(users, items),
         )
 

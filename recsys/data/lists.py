@@ -235,34 +235,39 @@ class PrunerRows:
 
     def assemble(self, draw: Draw) -> PrunerBatch:
         """Make one batch."""
+        if self.pairs is not None and self.pairs.apart:
+            return self._everyones(draw)
         rows, lists = self.rows[draw.rows], self.lists
         item, score, label = lists.table(rows)
         kept = self._kept(draw.epoch, rows, item, label)
         item, score, label = (np.take_along_axis(table, kept, axis=1) for table in (item, score, label))
         lexical = lists.lexical_table(rows)
         left_out = np.arange(item.shape[1]) >= (kept >= 0).sum(1, keepdims=True)
-        item, label, requests = np.where(left_out, -1, item), np.where(left_out, 0, label), lists.requests.take(rows)
-        if self.pairs is not None and self.pairs.apart:
-            return self._everyones(requests, item, lists.user_vectors[rows])
         return assemble_lists(
-            self.features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], self.pairs,
-            ranks=np.maximum(kept, 0), lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
+            self.features, lists.requests.take(rows), np.where(left_out, -1, item), score, np.where(left_out, 0, label),
+            lists.item_vectors, lists.user_vectors[rows], self.pairs, ranks=np.maximum(kept, 0),
+            lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
         )  # fmt: skip
 
-    def _everyones(self, requests: Requests, item: np.ndarray, users: np.ndarray) -> PrunerBatch:
-        """For late interaction, whose texts are encoded once for all: a candidate of the batch is everyone's who had it
-        not. What the retriever says of the others is not known, and nothing.
+    def _everyones(self, draw: Draw) -> PrunerBatch:
+        """For late interaction, whose texts are encoded once for all: a candidate that anybody has in the batch of all
+        processes is everyone's who had it not. What the retriever says of the others is not known, and nothing.
         """
-        known = np.unique(item[item >= 0])
-        label = np.zeros((len(requests), len(known)), dtype=np.float32)
+        rows = self.rows[draw.rows if draw.whole is None else draw.whole]
+        item, _, label = self.lists.table(rows)
+        kept = self._kept(draw.epoch, rows, item, label)
+        known = np.unique(np.take_along_axis(item, kept, axis=1)[kept >= 0])
+        rows = self.rows[draw.rows]
+        requests = self.lists.requests.take(rows)
+        labels = np.zeros((len(rows), len(known)), dtype=np.float32)
         had = np.stack([np.isin(known, items) for items in seen_items(self.features.data, requests)])
         for row, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
             there = np.isin(right, known)
-            label[row, np.searchsorted(known, right[there])] = np.asarray(grade)[there]
-        everyone = np.where(had & (label <= 0), -1, known)
+            labels[row, np.searchsorted(known, right[there])] = np.asarray(grade)[there]
         return assemble_lists(
-            self.features, requests, everyone, np.zeros_like(label), label, self.lists.item_vectors, users, self.pairs
-        )
+            self.features, requests, np.where(had & (labels <= 0), -1, known), np.zeros_like(labels), labels,
+            self.lists.item_vectors, self.lists.user_vectors[rows], self.pairs,
+        )  # fmt: skip
 
     def _kept(self, epoch: int, rows: np.ndarray, item: np.ndarray, label: np.ndarray) -> np.ndarray:
         """[B, k] columns that stay, in the retriever's order; -1 is padding at the end."""
@@ -282,6 +287,7 @@ def list_evaluations(
 ) -> Iterator[ListEvaluation]:  # fmt: skip
     """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
     mine = rows[part::parts]
+    batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, int(np.diff(lists.offsets).max()))
     for start in range(0, len(mine), batch_size):
         yield _evaluation(features, lists, mine[start : start + batch_size], pairs)
 

@@ -20,6 +20,8 @@ from recsys.data.text import join_columns, plain_backend
 from recsys.data.tokens import TokenCache, token_cache
 from recsys.errors import InputError
 
+_TEXTS_AT_ONCE = 8192  # a few GiB at the most; the more, the fewer texts are encoded twice
+
 SHORTEST = 16
 """Fewest max_tokens of a pair: special tokens and a few words of each side."""
 
@@ -120,6 +122,10 @@ class PairTexts:
         other.queries = Words.encode(texts, self.tokenizer, self.max_tokens)
         return other
 
+    def lists_at_once(self, wanted: int, length: int) -> int:
+        """How many lists of this length are judged together: read apart, as many as memory holds the texts of."""
+        return max(_TEXTS_AT_ONCE // max(length, 1), 1) if self.apart else wanted
+
     def fields(
         self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray
     ) -> tuple[dict[str, TextBatch | ApartBatch], int]:
@@ -142,7 +148,10 @@ class PairTexts:
 
     def _framed(self, texts: list[np.ndarray]) -> TextBatch:
         """Single texts with their special tokens."""
-        whole = [np.concatenate([self.frame.before, words, self.frame.after]) for words in texts]
+        framed = [np.concatenate([self.frame.before, words, self.frame.after]) for words in texts]
+        whole = [
+            one if len(one) else np.array([self.pad]) for one in framed
+        ]  # a tokenizer may frame nothing by nothing
         lengths = np.array([len(one) for one in whole])
         mask = np.arange(lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.pad, dtype=np.int64)

@@ -61,6 +61,8 @@ class Draw:
     part: int = 0
     """Which of the processes this one is."""
     parts: int = 1
+    whole: np.ndarray | None = None
+    """[B] int64 rows of all processes' parts; None: there is one process."""
 
 
 def deal_batches(

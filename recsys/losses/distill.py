@@ -22,7 +22,8 @@ def kl_to_teacher(student: Tensor, teacher: Tensor, mask: Tensor, temperature: f
     Returns:
         [R], float32 or wider.
     """
-    student, teacher = _real(student, mask), _real(teacher, mask)
+    student = _real(student, mask)
+    teacher = _real(teacher, mask).to(student.dtype)
     lowest = torch.finfo(student.dtype).min / 4  # finite, so that a row of padding alone gives no NaN
     log_q = student.masked_fill(~mask, lowest).log_softmax(1).masked_fill(~mask, 0)
     log_p = (teacher / temperature).masked_fill(~mask, lowest).log_softmax(1)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.models.fields import widened
+
 
 def best_matches(first: Tensor, lengths: Tensor, second: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
     """How well the words of requests are found among those of their candidates (ColBERT, Khattab and Zaharia 2020,
@@ -21,12 +23,13 @@ def best_matches(first: Tensor, lengths: Tensor, second: Tensor, mask: Tensor, r
     Returns:
         [B, K] from -1 to 1.
     """
-    first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
-    found = []
-    for words, texts in zip(first.split(lengths.tolist()), rows, strict=True):
-        distinct, place = texts.unique(return_inverse=True)
-        few = 2 * len(distinct) < len(second)  # where most are asked for, all of them cost less than a copy
-        own, real = (second[distinct], mask[distinct]) if few else (second, mask)
-        cosine = (words @ own.flatten(0, 1).T).view(len(words), *real.shape)
-        found.append(cosine.masked_fill(~real, -2.0).amax(2).mean(0)[place if few else texts])
-    return torch.stack(found)
+    with torch.autocast(first.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
+        first, second = (F.normalize(widened(states), dim=-1) for states in (first, second))
+        found = []
+        for words, texts in zip(first.split(lengths.tolist()), rows, strict=True):
+            distinct, place = texts.unique(return_inverse=True)
+            few = 2 * len(distinct) < len(second)  # where most are asked for, all of them cost less than a copy
+            own, real = (second[distinct], mask[distinct]) if few else (second, mask)
+            cosine = (words @ own.flatten(0, 1).T).view(len(words), *real.shape)
+            found.append(cosine.masked_fill(~real, -2.0).amax(2).mean(0)[place if few else texts])
+        return torch.stack(found)

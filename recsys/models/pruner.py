@@ -146,7 +146,9 @@ class Pruner(nn.Module):
         if apart is not None:
             requests, lengths = encoder.token_states(apart.request), apart.request.mask.sum(1)
             sizes = apart.candidate.mask.sum(1).tolist()
-            texts = pad_sequence(list(encoder.token_states(apart.candidate).split(sizes)), batch_first=True)
+            blocks = torch.arange(len(sizes), device=requests.device).split(_PAIRS)
+            states = torch.cat([encoder.token_states(apart.candidate.take(block)) for block in blocks])
+            texts = pad_sequence(list(states.split(sizes)), batch_first=True)
             return best_matches(requests, lengths, texts, apart.candidate.mask, apart.row.clamp_min(0))[..., None]
         assert pairs is not None
         rows = real.flatten().nonzero()[:, 0]

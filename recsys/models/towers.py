@@ -227,7 +227,7 @@ class ItemTower(nn.Module):
         found += [contribution(self.number, batch.number)] if self.number is not None else []
         if self.id is not None:
             found.append(ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index)))
-        return torch.stack([one.expand(len(batch.index), self.width) for one in found], dim=1)
+        return torch.stack([widened(one).expand(len(batch.index), self.width) for one in found], dim=1)
 
     def forward(self, sources: Tensor) -> Tensor:
         """[n, S, D] -> [n, D]."""

@@ -42,6 +42,7 @@ def score_candidates(
         raise InputError(f"This pruner is a cross-encoder and was given no pairs of texts; {remedy}.")
     narrow, device = latest_only(features, pruner.config.history), next(pruner.parameters()).device
     out = np.full(candidates.shape, -np.inf, dtype=np.float32)
+    batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, candidates.shape[1])
     for start in range(0, len(requests), batch_size):
         rows = np.arange(start, min(start + batch_size, len(requests)))
         own = candidates[rows]

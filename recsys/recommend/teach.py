@@ -14,7 +14,7 @@ from recsys.shards import Parts, fingerprint, write_atomic
 
 
 def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
-    """Write part-*.parquet (query_id, item_id, score) for every train query with a right item, and then DONE; returns
+    """Write part-*.parquet (query_id, item_id, logit) for every train query with a right item, and then DONE; returns
     the number of queries.
 
     A right item that the retriever does not propose is not there.
@@ -26,7 +26,9 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
         raise InputError("Stage 'teach' finds no train query with a right item; give queries and relevance.")
     requests = query_requests(data, answered_queries(data, TRAIN), stage=TRAIN)
     keys = data.tables.queries[roles.queries.id]
-    parts = Parts.open(folder, fingerprint(cascade.fingerprint, "teach", part), overwrite=overwrite)
+    features = cascade.retriever.features
+    read = features.max_items, features.searches is not None
+    parts = Parts.open(folder, fingerprint(cascade.fingerprint, "teach", read, part), overwrite=overwrite)
     starts = range(0, len(requests), part)
     for number, start in enumerate(starts):
         if parts.finished(number):
@@ -37,7 +39,7 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
         rows, ranks = np.nonzero(found.items >= 0)
         frame = pl.DataFrame({
             "query_id": keys.gather(some.queries[rows]), "item_id": cascade.item_ids.gather(found.items[rows, ranks]),
-            "score": logits[rows, ranks],
+            "logit": logits[rows, ranks],
         })  # fmt: skip
         parts.write(number, frame, inputs=len(some))
     rows = parts.audit([min(part, len(requests) - start) for start in starts])

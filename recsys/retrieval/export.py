@@ -18,6 +18,11 @@ def export_text_tower(model_folder: Path, folder: Path, *, overwrite: bool) -> P
     text path alone is not what the retriever searches with.
     """
     model = load_retriever(model_folder)
+    if model.dynamic is not None:
+        raise InputError(
+            f"{model_folder} has items that depend on who is looking (model.dynamic), and sentence-transformers cannot "
+            "hold them. Train without model.dynamic."
+        )
     if not model.text_only or model.text is None or model.config.text is None:
         raise InputError(
             f"{model_folder} is not text only: it has an id vector, categories or numbers, which sentence-transformers "

@@ -75,7 +75,8 @@ def mine(
     """
     tasks = trained_tasks(retriever.folder.parent)
     items, found = embed_items(retriever), {}
-    index = ItemIndex.build(retriever.vectors(items))
+    vectors = retriever.vectors(items)
+    index = ItemIndex.build(vectors)
     for kind, requests in _requests(retriever, tasks):
         place = folder / kind
         place.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def mine(
             some = requests.take(np.arange(start, min(start + part, len(requests))))
             users = np.concatenate(list(embed_requests(retriever, items, some)))
             right = right_items(retriever, some)
-            frame, near = find_negatives(index, retriever.vectors(items), users, right, some.target_rows, config)
+            frame, near = find_negatives(index, vectors, users, right, some.target_rows, config)
             if not parts.finished(number):
                 parts.write(number, _with_ids(retriever, kind, some, frame), inputs=len(some))
             sums.add(some, right, frame, near)

@@ -16,7 +16,6 @@ from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
 from recsys.losses.distill import kl_to_teacher, margin_mse
 from recsys.losses.in_batch import first_seen, hardest_columns, log_chance, sampled_softmax
 from recsys.metrics.ranking import rank_of_targets, top_items
-from recsys.models.fields import widened
 from recsys.models.towers import Retriever
 from recsys.training.distributed import (
     Pool,
@@ -58,8 +57,8 @@ class CachedConfig:
 class TeacherConfig:
     """A pruner whose judgement of train queries' candidates the retriever learns beside what is right."""
 
-    scores: str
-    """Folder that `infer.py teach` wrote, or a Parquet file with query_id, item_id and score (logits)."""
+    logits: str
+    """Folder that `infer.py teach` wrote, or a Parquet file with query_id, item_id and logit."""
     kind: Literal["kl", "margin_mse"] = "kl"
     """kl: divergence from the teacher's softmax; margin_mse: squared difference of the right item's margins."""
     candidates: int = 8
@@ -158,18 +157,18 @@ class RetrieverTraining(RankedTraining):
         )
         if self.model.dynamic is not None:
             loss = loss + self._dynamic_loss(users, pool.vectors, target, columns)
-        if self.teacher is not None and batch.taught_item is not None and batch.taught_score is not None:
-            loss = loss + self.teacher.weight * self._taught_loss(users, pool, batch.taught_item, batch.taught_score)
+        if self.teacher is not None and batch.taught_item is not None and batch.taught_logit is not None:
+            loss = loss + self.teacher.weight * self._taught_loss(users, pool, batch.taught_item, batch.taught_logit)
         return loss * share_of_loss(len(batch.row), pool.rows)
 
     def _taught_loss(self, users: Tensor, pool: Pool, items: Tensor, scores: Tensor) -> Tensor:
         """Mean over rows of what the student's order of the candidates differs from the teacher's."""
         assert self.teacher is not None
-        vectors = F.embedding(pool.columns(items), self.model.vectors(pool.vectors))
-        logits = self.model.scale * torch.bmm(vectors, users[..., None])[..., 0]
-        each = {"kl": kl_to_teacher, "margin_mse": margin_mse}[self.teacher.kind](
-            logits, scores, (items >= 0) & pool.holds(items), self.teacher.temperature
-        )
+        with torch.autocast(users.device.type, enabled=False):
+            logits = self.model.scale * self.model.score(users, F.embedding(pool.columns(items), pool.vectors))
+            each = {"kl": kl_to_teacher, "margin_mse": margin_mse}[self.teacher.kind](
+                logits, scores, (items >= 0) & pool.holds(items), self.teacher.temperature
+            )
         return each.sum() / max(len(each), 1)
 
     def _dynamic_loss(self, users: Tensor, items: Tensor, target: Tensor, columns: dict[str, Any]) -> Tensor:
@@ -180,10 +179,15 @@ class RetrieverTraining(RankedTraining):
             users, self.model.vectors(items), target, count=config.negatives, scale=scale, block=self.loss.block,
             **columns,
         )  # fmt: skip
-        logits = scale * self.model.score(users, F.embedding(chosen, items))
-        logits = logits if columns["log_q"] is None else logits - columns["log_q"][chosen]
-        each = -widened(logits).masked_fill(masked, float("-inf")).log_softmax(1)[:, 0]
-        return each.sum() / max(len(each), 1)
+        log_q: Tensor | None = columns["log_q"]
+        total = users.new_zeros(())
+        with torch.autocast(users.device.type, enabled=False):
+            for rows in torch.arange(len(users), device=users.device).split(self.loss.block):
+                states = F.embedding(chosen[rows], items)
+                logits = scale * self.model.score(users[rows], states)
+                logits = logits if log_q is None else logits - log_q[chosen[rows]]
+                total = total - logits.masked_fill(masked[rows], float("-inf")).log_softmax(1)[:, 0].sum()
+        return total / max(len(users), 1)
 
     def _with_cached_texts(self, batch: RetrieverBatch, config: CachedConfig) -> RetrieverBatch:
         """The same batch with vectors in place of texts; `backward` takes their gradients on to the text encoder."""
@@ -297,9 +301,8 @@ def _reordered(model: Retriever, users: Tensor, items: Tensor, scores: Tensor, s
     count = min(model.config.dynamic.candidates, len(items))
     first = top_items(scores, count, seen)  # [B, C], -1 where fewer are left
     rows = first.clamp_min(0)
-    judged = torch.cat(
-        [model.score(users[part], F.embedding(rows[part], items)) for part in torch.arange(len(users)).split(64)]
-    )
+    parts = zip(users.split(64), rows.split(64), strict=True)
+    judged = torch.cat([model.score(some, F.embedding(own, items)) for some, own in parts])
     judged = judged.masked_fill(first < 0, float("-inf"))
     lift = scores.amax(1, keepdim=True) - judged.masked_fill(first < 0, float("inf")).amin(1, keepdim=True) + 1
     return scores.scatter_reduce(1, rows, judged + lift, "amax")

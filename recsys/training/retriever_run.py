@@ -140,7 +140,7 @@ def open_training(config: RetrieverRun) -> tuple[RetrieverTraining, RetrieverRow
     features, model, _ = build(config, data)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=[], optim=config.optim,
-        loss=replace(config.loss, products="float32"), total_steps=1,
+        loss=replace(config.loss, products="float32"), total_steps=1, teacher=config.teacher,
     )  # fmt: skip
     return module, training_rows(config, features)
 
@@ -203,7 +203,7 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
         hard = read_mined(Path(negatives.mined), negatives.hard, features.data, config.data)
     taught, teacher = None, config.teacher
     if teacher is not None:
-        taught = read_taught(Path(teacher.scores), teacher.candidates, features.data, config.data)
+        taught = read_taught(Path(teacher.logits), teacher.candidates, features.data, config.data)
     return RetrieverRows(
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
         hard=hard, taught=taught, each_pair=config.each_pair, seed=config.seed,

@@ -11,7 +11,7 @@ from recsys.errors import InputError
 
 TAUGHT = Taught(
     offsets=np.array([0, 4, 4, 6]), item=np.array([3, 5, 7, 9, 2, 4]),
-    score=np.array([1, 2, 3, 4, 5, 6], dtype=np.float32), count=3,
+    logit=np.array([1, 2, 3, 4, 5, 6], dtype=np.float32), count=3,
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def test_the_target_comes_first_and_others_are_drawn_anew_in_every_epoch() -> No
         assert items[2].tolist() == [4, 2, -1]
         assert items[3, 0] == -1
         assert set(items[3, 1:].tolist()) == {2, 4}
-        known = dict(zip(TAUGHT.item.tolist(), TAUGHT.score.tolist(), strict=True))
+        known = dict(zip(TAUGHT.item.tolist(), TAUGHT.logit.tolist(), strict=True))
         assert all(score == known.get(item, 0) for item, score in zip(items.ravel(), scores.ravel(), strict=True))
         seen |= set(items[0, 1:].tolist())
     assert seen == {3, 5, 9}
@@ -39,18 +39,21 @@ def test_a_draw_does_not_depend_on_who_stands_beside_it() -> None:
 
 def test_a_table_is_read_by_ids_and_what_nobody_knows_is_left_out(cascade, tmp_path: Path) -> None:
     rows = [(3, "i7", 0.5), (3, "i2", -1.0), (0, "i9", 2.0), (99, "i1", 1.0), (0, "nothing", 1.0)]
-    pl.DataFrame(rows, schema=["query_id", "item_id", "score"], orient="row").write_parquet(tmp_path / "taught.parquet")
+    pl.DataFrame(rows, schema=["query_id", "item_id", "logit"], orient="row").write_parquet(tmp_path / "taught.parquet")
     found = read_taught(tmp_path / "taught.parquet", 4, cascade.data, cascade.config)
     assert np.diff(found.offsets).tolist() == [1, 0, 0, 2, *[0] * 6]
-    assert (found.item.tolist(), found.score.tolist(), found.count) == ([9, 2, 7], [2.0, -1.0, 0.5], 4)
+    assert (found.item.tolist(), found.logit.tolist(), found.count) == ([9, 2, 7], [2.0, -1.0, 0.5], 4)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"query_id": [1], "item_id": ["i1"]}, "expected query_id, item_id and score"),
-        ({"query_id": [1], "item_id": ["i1"], "score": [float("nan")]}, "no finite number"),
-        ({"query_id": ["x"], "item_id": ["i1"], "score": [1.0]}, "cannot be read"),
+        ({"query_id": [1], "item_id": ["i1"]}, "expected query_id, item_id and logit"),
+        ({"query_id": [1], "item_id": ["i1"], "logit": [float("nan")]}, "no finite number"),
+        ({"query_id": [1], "item_id": ["i1"], "logit": [None]}, "no finite number"),
+        ({"query_id": [77], "item_id": ["i1"], "logit": [1.0]}, "no query and item of this data set"),
+        ({"query_id": [1, 1], "item_id": ["i1", "i1"], "logit": [1.0, 2.0]}, "twice"),
+        ({"query_id": ["x"], "item_id": ["i1"], "logit": [1.0]}, "cannot be read"),
         (None, "is no Parquet file"),
     ],
 )

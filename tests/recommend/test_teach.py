@@ -26,7 +26,7 @@ def test_every_train_query_has_the_pruners_logits_of_its_candidates(taught, serv
     for row, key in enumerate(keys):
         own = frame.filter(pl.col("query_id") == key)
         assert own["item_id"].to_list() == items.gather(found.items[row]).to_list()
-        np.testing.assert_allclose(own["score"].to_numpy(), logits[row], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(own["logit"].to_numpy(), logits[row], rtol=1e-4, atol=1e-4)
     assert json.loads((taught / "DONE").read_text()) == {"requests": len(rows), "rows": len(frame)}
 
 
@@ -45,7 +45,7 @@ def test_a_student_comes_nearer_to_its_teacher(taught, journey, tmp_path, kind):
     """Without a word on what is right: with a thousandfold weight the softmax over the batch counts for nothing."""
     config = str(journey.config("retriever"))
     common = [f"--runs={tmp_path}", "--tasks=[query_to_item]", "--optim.epochs=8"]
-    teacher = [f"--teacher.scores={taught}", f"--teacher.kind={kind}", "--teacher.weight=1000"]
+    teacher = [f"--teacher.logits={taught}", f"--teacher.kind={kind}", "--teacher.weight=1000"]
     distance = {}
     for name, more in (("plain", []), ("student", teacher)):
         assert main(["train", config, f"--name={name}", *common, *more]) == 0
@@ -66,7 +66,7 @@ def _distance(journey, tmp_path, name: str, teacher: pl.DataFrame) -> float:
     for row, key in enumerate(keys):
         scores = dict(zip(student.item_ids.gather(found.items[row]), found.scores[row] * scale, strict=True))
         own = teacher.filter(pl.col("query_id") == key)
-        wanted, given = own["score"].to_numpy(), np.array([scores[item] for item in own["item_id"]])
+        wanted, given = own["logit"].to_numpy(), np.array([scores[item] for item in own["item_id"]])
         log_p, log_q = (values - np.log(np.exp(values).sum()) for values in (wanted, given))
         each.append((np.exp(log_p) * (log_p - log_q)).sum())
     return float(np.mean(each))

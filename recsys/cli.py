@@ -25,6 +25,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys infer    STAGE CONFIG [--key=value ...]
                   candidates   what the retriever proposes where the answer is known: the pruner learns from it
                   mine         hard negatives of the train queries and users, for negatives.mined
+                  teach        the pruner's logits for train queries, for a retriever's teacher.logits
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
                   export       the text tower for sentence-transformers

@@ -74,10 +74,11 @@ def _whole(value: str, name: str) -> int:
 
 def _make_shop(folder: Path, options: dict[str, str]) -> str:
     """The shop in `folder`, made if it is not there; returns what it was made from."""
-    from recsys.data.sources.shop import write_shop
+    from recsys.data.sources.shop import SHOP, write_shop
 
     size, seed, language = _whole(options["size"], "size"), _whole(options["seed"], "seed"), options["language"]
-    made_from, mark = f"size {size}, seed {seed}, language {language}", folder.parent / "data.txt"
+    made_from = f"shop {SHOP}, size {size}, seed {seed}, language {language}"
+    mark = folder.parent / "data.txt"
     if not folder.is_dir():
         write_atomic(mark, made_from)
         write_shop(folder, size=size, seed=seed, language=language)

@@ -56,7 +56,7 @@ def test_the_demo_walks_the_whole_journey_and_a_second_one_only_tells(tmp_path, 
 @pytest.mark.usefixtures("fast_configs")
 def test_the_oracles_are_asked_the_same_as_the_models(tmp_path):
     data, folder = demo._make_shop(tmp_path / "shop" / "data", OPTIONS), tmp_path / "shop"
-    assert data == "size 60, seed 0, language zh"
+    assert data == "shop 2, size 60, seed 0, language zh"
     demo._add_oracles(tmp_path)
     at_hand, whole = (stage["metrics"] for stage in read_results(folder)["stages"])
     assert at_hand["queries"] == whole["queries"] == 120
@@ -89,7 +89,7 @@ def test_the_chinese_shop_lies_beside_the_english_one(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("fast_configs")
 def test_a_shop_of_another_size_is_not_mixed_in(tmp_path):
     demo.run_demo(["--size=50", f"--folder={tmp_path}/runs"], lambda _: 1)
-    with pytest.raises(InputError, match=r"holds another shop than size 60, seed 0, language en; remove"):
+    with pytest.raises(InputError, match=r"holds another shop than shop 2, size 60, seed 0, language en; remove"):
         demo.run_demo(["--size=60", f"--folder={tmp_path}/runs"], lambda _: 0)
 
 

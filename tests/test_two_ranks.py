@@ -80,6 +80,8 @@ def data_of(root: str, place: str) -> Prepared:
 def parts_of(root: str, place: str) -> tuple[Features, Retriever]:
     torch.manual_seed(0)
     features, model, _ = build(run_of(root, place), data_of(root, place))
+    assert model.dynamic is not None
+    torch.nn.init.normal_(model.dynamic.out.weight)  # it starts as nothing
     return features, model
 
 

@@ -1,8 +1,9 @@
 """The second selection: every candidate judged beside its user, and what is kept.
 
 The retriever's evidence comes first: an untrained pruner keeps exactly the retriever's order, and training learns what
-to change about it. Two encoders: a small joint transformer over cached states (text frozen, or no text), or a
-cross-encoder over the words of each (user, candidate) pair (text lora or full).
+to change about it. Three encoders: a small joint transformer over cached states (text frozen, or no text), a
+cross-encoder over the words of each (user, candidate) pair (text lora or full), or late interaction over the words of
+each side (the same, and `late`). The last learns from words alone and is weighed beside the evidence afterwards.
 """
 
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ class Pruner(nn.Module):
     """PrunerBatch -> [B, K] float32 logits, -inf at padding.
 
     logit = a * standardised retriever score + b * log(1 + rank) + head(state) + bias, with a = 1, b = 0 and head = 0 at
-    the start (a = 0 where the evidence is weighed after training, by `weigh`). The score is standardised over the
+    the start (a = 0 where the evidence is weighed after training, by `weigh`; with `late` the head is 20 times the
+    best matches). The score is standardised over the
     list's real candidates, so that no scale of the retriever matters. A pruner that is made beside a lexical source
     adds c * that source's standardised score, with c = 0 at the start.
     """

@@ -33,8 +33,8 @@ _WIDE = 128
 class TextEncoder(nn.Module):
     """A text model and its pooling. Vectors are not normalised.
 
-    Frozen: no gradient and always in eval mode. LoRA: adapters on the attention's query and value learn, the rest is
-    fixed. Full: every weight learns. The model's own pooling layer is left out: it would have no gradient.
+    Frozen: no gradient and always in eval mode. LoRA: adapters on every linear layer learn, the rest is fixed. Full:
+    every weight learns. The model's own pooling layer is left out: it would have no gradient.
     """
 
     def __init__(self, model: nn.Module, width: int, config: TextConfig) -> None:

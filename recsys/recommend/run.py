@@ -70,7 +70,7 @@ class InferRun:
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None
-    """Folder of the output; null: recommendations/, results/ or candidates/ below the run's folder."""
+    """Folder of the output; null: recommendations/, results/, candidates/, mined/ or taught/ below the run's folder."""
     overwrite: bool = False
     """Replace an output that was made from other inputs."""
     part: int = 1024

@@ -68,7 +68,8 @@ class PrunerRun(RunConfig):
     """Folder that `infer.py candidates` wrote."""
     loss: LossMix = field(default_factory=LossMix)
     sampled: int = 50
-    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there."""
+    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. With
+    model.late every list meets those of the whole batch."""
     calibrate: float = 0.1
     """Share of the lists that is not learnt from: on it the best epoch is chosen (trainer.export: best) and scores are
     turned into probabilities; 0: no calibration, and valid chooses."""

@@ -27,6 +27,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from recsys.config import parse_run
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.errors import InputError
 from recsys.shards import disk_errors, publish_folder, write_atomic
@@ -143,7 +144,7 @@ def check_run(config: RunConfig) -> Path | None:
         if checkpoint is None and config.resume != "auto":
             place = folder / LAST.parent
             raise InputError(f"Nothing to resume: {place} holds no whole checkpoint. Start the run without --resume.")
-        if saved.is_file() and _learning(saved.read_text()) != _learning(config_text(config)):
+        if saved.is_file() and _learning(_read_again(saved, config)) != _learning(config_text(config)):
             remedy = "resume with the same values, or choose another --name"
             raise InputError(f"{folder} was started with another config ({saved}); {remedy}.")
         return checkpoint
@@ -152,6 +153,14 @@ def check_run(config: RunConfig) -> Path | None:
         resume = "Go on with --resume=true, replace" if (folder / LAST).is_file() else "Replace"
         raise InputError(f"{folder} holds {state}. {resume} it with --overwrite=true, or choose another --name.")
     return None
+
+
+def _read_again(saved: Path, config: RunConfig) -> str:
+    """The saved config with what it does not name, as a config of an earlier version may not, at its default."""
+    try:
+        return config_text(parse_run(type(config), [str(saved)]))
+    except InputError:  # it names what there is no longer
+        return saved.read_text()
 
 
 def _learning(text: str) -> dict[str, Any]:

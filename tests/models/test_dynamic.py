@@ -51,14 +51,16 @@ def test_a_score_is_the_user_times_the_items_own_representation_for_him() -> Non
 
 @torch.no_grad()
 def test_the_moment_changes_what_an_item_is() -> None:
+    """Not only the user's vector: the item's own part, W a."""
     model = dynamic(trained=True)
-    states = model.encode_items(items())
-    batch = users(rows=1, length=3)
-    scores = [
-        model.score(model.encode_users(replace(batch, context=batch.context * moment), states)[:, -1], states[None])
-        for moment in (1, 3)
-    ]
-    assert (scores[0] - scores[1]).abs().max() > 1e-3
+    states, part = model.encode_items(items()), model.dynamic
+    assert part is not None
+    batch, found = users(rows=1, length=3), []
+    for moment in (1, 3):
+        user = model.encode_users(replace(batch, context=batch.context * moment), states)[0, -1]
+        scale, shift = part.film(user).chunk(2)
+        found.append(F.gelu((1 + scale) * states[:, WIDTH:] + shift) @ part.out.weight)
+    assert (found[0] - found[1]).abs().max() > 1e-3
 
 
 def test_it_learns_what_no_two_vectors_hold() -> None:

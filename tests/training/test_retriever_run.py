@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from recsys.config import TextConfig
 from recsys.data.datamodule import LoaderConfig
@@ -283,6 +284,21 @@ def test_resuming_a_finished_run_changes_nothing(shop: DataConfig, tmp_path: Pat
     train_retriever(replace(config, resume=True))
     assert all(torch.equal(weight, before[name]) for name, weight in weights(config).items())
     assert stages(config) == results
+
+
+def test_a_run_of_an_earlier_version_whose_config_lacks_a_key_goes_on_with_its_default(
+    shop: DataConfig, tmp_path: Path
+) -> None:
+    config = without_text(shop, tmp_path, resume="auto")
+    train_retriever(config)
+    saved = yaml.safe_load((config.folder / "config.yaml").read_text())
+    del saved["teacher"], saved["model"]["dynamic"]
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert train_retriever(config) == config.folder
+    saved["gone"] = 1
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(InputError, match="started with another config"):
+        train_retriever(config)
 
 
 def test_every_epoch_is_another_order_of_the_data(

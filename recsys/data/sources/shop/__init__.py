@@ -4,6 +4,6 @@ Unlike a log of real sales, every cause of a purchase is planted, each source of
 exactly what each is worth (`docs/shop.md`).
 """
 
-from recsys.data.sources.shop.write import LANGUAGES, write_shop
+from recsys.data.sources.shop.write import LANGUAGES, SHOP, write_shop
 
-__all__ = ["LANGUAGES", "write_shop"]
+__all__ = ["LANGUAGES", "SHOP", "write_shop"]

@@ -26,6 +26,8 @@ from recsys.data.sources.shop.words import Words
 from recsys.data.sources.shop.world import People, Stock, draw_people, draw_stock
 from recsys.errors import InputError, nearest
 
+SHOP = 2
+"""Number of the shop's making: another one writes other bytes for the same size, seed and language."""
 SMALLEST = 50
 """Items; with fewer, some categories would be sold out or empty."""
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

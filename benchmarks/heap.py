@@ -1,4 +1,4 @@
-"""What it costs that glibc gives freed memory back: training steps of MiniLM with it kept (as `recsys train` does) and not.
+"""What it costs that glibc gives freed memory back: training steps of MiniLM with it kept, as training does, and not.
 
     python benchmarks/heap.py
 
@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import polars as pl
-import torch
 
 from recsys.batch import TextBatch
 from recsys.config import TextConfig

@@ -76,7 +76,7 @@ def test_two_processes_have_half_a_batch_each_and_all_of_its_negatives(folder: P
     )
     assert two.memory["activations"] == pytest.approx(one.memory["activations"] / 2, rel=0.2)
     assert two.negatives == one.negatives
-    assert two.flops == pytest.approx(one.flops, rel=0.1)
+    assert 0.95 * one.flops < two.flops < 1.2 * one.flops  # an item that both have is encoded by each
     assert two.batch_bytes < 0.7 * one.batch_bytes
     assert two.memory["DDP's buckets"] == two.memory["gradients"]
 

@@ -187,7 +187,8 @@ def assemble_lists(
     known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
     items = known[known >= 0] if (known >= 0).any() else np.zeros(1, dtype=np.int64)
     local = Local(items, len(features.data.catalogue))
-    texts, tokens = {}, int((candidates >= 0).sum()) + sum(len(past.item) for past in pasts)
+    texts: dict[str, Any] = {}
+    tokens = int((candidates >= 0).sum()) + sum(len(past.item) for past in pasts)
     if pairs is not None:
         texts, tokens = pairs.fields(pasts, requests.users, requests.queries, candidates)
     return PrunerBatch(

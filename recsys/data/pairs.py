@@ -8,6 +8,7 @@ from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ class PairTexts:
 
     def fields(
         self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray
-    ) -> tuple[dict[str, TextBatch | ApartBatch], int]:
+    ) -> tuple[dict[str, Any], int]:
         """The fields of a PrunerBatch that hold the words of B requests, and how many tokens these are.
 
         The arguments are those of `batch`.

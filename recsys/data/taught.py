@@ -31,7 +31,7 @@ class Taught:
         items = np.full((len(rows), self.count), -1, dtype=np.int64)
         logits = np.zeros(items.shape, dtype=np.float32)
         for place, (row, target) in enumerate(zip(rows.tolist(), targets.tolist(), strict=True)):
-            own = np.arange(self.offsets[row], self.offsets[row + 1])
+            own = np.arange(int(self.offsets[row]), int(self.offsets[row + 1]))
             right = self.item[own] == target
             luck = uniform(seed + _PLACE, epoch, own)
             others = own[~right][np.argsort(luck[~right], kind="stable")][: self.count - 1]

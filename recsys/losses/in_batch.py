@@ -82,7 +82,8 @@ def hardest_columns(
     found = [torch.empty(0, 1 + count, dtype=torch.int64, device=users.device)]
     lost = [torch.empty(0, 1 + count, dtype=torch.bool, device=users.device)]
     with torch.autocast(users.device.type, enabled=False):
-        for rows in torch.arange(len(users), device=users.device).split(block):
+        for start in range(0, len(users), block):
+            rows = slice(start, start + block)
             logits = scale * (users[rows] @ items.T)
             logits = logits if log_q is None else logits - log_q
             masked = (seen[row[rows]] <= step[rows, None]).scatter(1, target[rows, None], True)

@@ -106,11 +106,11 @@ def dynamic_training(run: RetrieverRun, data: Prepared, config: DynamicConfig) -
 
 
 @pytest.mark.parametrize("kind", ["all", "batch"])
-def test_a_dynamic_representation_adds_plain_cross_entropy_over_the_hardest_items(
+def test_a_dynamic_representation_adds_plain_cross_entropy_over_the_listed_items(
     run: RetrieverRun, data: Prepared, kind: str
 ) -> None:
-    """With more negatives than columns, the hardest are all that a row may be told apart from."""
-    module = dynamic_training(run, data, DynamicConfig(width=8, negatives=1000))
+    """With longer lists than there are columns, they hold all that a row may be told apart from."""
+    module = dynamic_training(run, data, DynamicConfig(width=8, candidates=1000, negatives=1000))
     batch = batch_of(run, data, NegativesConfig(kind=kind, random=10), range(6))
     model, weights = module.model, [weight for weight in module.model.parameters() if weight.requires_grad]
 

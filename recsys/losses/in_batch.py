@@ -68,28 +68,41 @@ def sampled_softmax(
 
 
 @torch.no_grad()
-def hardest_columns(
-    users: Tensor, items: Tensor, target: Tensor, *, count: int, seen: Tensor, row: Tensor, step: Tensor,
-    log_q: Tensor | None = None, scale: Tensor | float = 1.0, block: int = 512,
+def listed_columns(
+    users: Tensor, items: Tensor, target: Tensor, *, depth: int, count: int, seen: Tensor, row: Tensor, step: Tensor,
+    block: int = 512,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The columns that `sampled_softmax`, with the same arguments, gives the highest logits, beside each row's own.
+    """Each row's own column and `count` of the `depth` that score best beside it, where its own is among the best too.
+
+    A row whose own column is not in its list of 1 + `depth` has nothing: it would be told apart from what scores better
+    than it alone, and learn that a good score is a bad sign. Of the list every (depth / count)-th place is taken, from
+    another one on in each row.
+
+    Args:
+        users, items, target, seen, row, step, block: as in `sampled_softmax`.
+        depth: length of a list, without the row's own column.
+        count: columns that are taken of it.
 
     Returns:
-        columns [R, 1 + count], the target first, then the hardest; and [R, 1 + count] which of them are masked for the
-        row. A step with fewer columns gives fewer.
+        columns [R, 1 + count], the target first; and [R, 1 + count] which are masked: all but the target of a row that
+        has nothing. A step with fewer columns gives fewer.
     """
-    count = min(count, len(items) - 1)
+    depth = min(depth, len(items) - 1)
+    count = min(count, depth)
     found = [torch.empty(0, 1 + count, dtype=torch.int64, device=users.device)]
     lost = [torch.empty(0, 1 + count, dtype=torch.bool, device=users.device)]
+    every = torch.arange(count, device=users.device) * (depth // max(count, 1))
     with torch.autocast(users.device.type, enabled=False):
         for start in range(0, len(users), block):
             rows = slice(start, start + block)
-            logits = scale * (users[rows] @ items.T)
-            logits = logits if log_q is None else logits - log_q
-            masked = (seen[row[rows]] <= step[rows, None]).scatter(1, target[rows, None], True)
-            best = logits.masked_fill(masked, float("-inf")).topk(count, dim=1)
-            found.append(torch.cat([target[rows, None], best.indices], dim=1))
-            lost.append(torch.cat([torch.zeros_like(masked[:, :1]), best.values.isneginf()], dim=1))
+            scores, own = users[rows] @ items.T, target[rows, None]
+            masked = (seen[row[rows]] <= step[rows, None]).scatter(1, own, True)
+            best = scores.masked_fill(masked, float("-inf")).topk(depth, dim=1)
+            place = every + ((own + step[rows, None]) % max(depth // max(count, 1), 1))
+            inside = (scores.gather(1, own) >= best.values[:, -1:]) | (depth == len(items) - 1)
+            gone = best.values.gather(1, place).isneginf() | ~inside
+            found.append(torch.cat([own, best.indices.gather(1, place)], dim=1))
+            lost.append(torch.cat([torch.zeros_like(inside), gone], dim=1))
     return torch.cat(found), torch.cat(lost)
 
 

@@ -26,7 +26,8 @@ class DynamicConfig:
     candidates: int = 200
     """Items that the plain vectors propose and S_i puts in order; longer lists are judged as a whole."""
     negatives: int = 32
-    """Columns of a training step, those with the best plain scores, that each positive is told apart from by S_i."""
+    """Columns of a training step that each positive is told apart from by S_i: some of the `candidates` that score best
+    beside it by the plain vectors."""
 
     def __post_init__(self) -> None:
         for name in ("width", "candidates", "negatives"):

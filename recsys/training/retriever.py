@@ -14,7 +14,7 @@ from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
 from recsys.errors import InputError
 from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
 from recsys.losses.distill import kl_to_teacher, margin_mse
-from recsys.losses.in_batch import first_seen, hardest_columns, log_chance, sampled_softmax
+from recsys.losses.in_batch import first_seen, listed_columns, log_chance, sampled_softmax
 from recsys.metrics.ranking import rank_of_targets, top_items
 from recsys.models.towers import Retriever
 from recsys.training.distributed import (
@@ -172,14 +172,15 @@ class RetrieverTraining(RankedTraining):
         return each.sum() / max(len(each), 1)
 
     def _dynamic_loss(self, users: Tensor, items: Tensor, target: Tensor, columns: dict[str, Any]) -> Tensor:
-        """Mean cross-entropy of u . S_i over each positive and the columns that the plain scores put first."""
+        """Mean cross-entropy of u . S_i over each positive and some of the list that plain scores make around it."""
         config, scale = self.model.config.dynamic, self.model.scale
         assert config is not None
-        chosen, masked = hardest_columns(
-            users, self.model.vectors(items), target, count=config.negatives, scale=scale, block=self.loss.block,
-            **columns,
-        )  # fmt: skip
         log_q: Tensor | None = columns["log_q"]
+        listed = {name: columns[name] for name in ("seen", "row", "step")}
+        chosen, masked = listed_columns(
+            users, self.model.vectors(items), target, depth=config.candidates, count=config.negatives,
+            block=self.loss.block, **listed,
+        )  # fmt: skip
         total = users.new_zeros(())
         with torch.autocast(users.device.type, enabled=False):
             for rows in torch.arange(len(users), device=users.device).split(self.loss.block):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recsys.losses.in_batch import first_seen, hardest_columns, sampled_softmax
+from recsys.losses.in_batch import first_seen, listed_columns, sampled_softmax
 
 B, N, R, D = 4, 11, 9, 6
 NEVER = torch.iinfo(torch.int32).max
@@ -110,24 +110,35 @@ def test_no_rows_have_no_loss_and_gradients_of_zero() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 4, 512])
-@pytest.mark.parametrize("corrected", [False, True])
-def test_the_hardest_columns_are_those_with_the_highest_logits_that_are_allowed(block: int, corrected: bool) -> None:
+@pytest.mark.parametrize("depth", [10, 4, 2])
+def test_a_list_is_the_best_allowed_columns_around_a_target_that_is_among_them(block: int, depth: int) -> None:
     batch = make()
-    log_q = torch.randn(N, dtype=torch.float64) if corrected else None
-    columns, masked = hardest_columns(**batch, count=10, log_q=log_q, block=block)
-    logits = (batch["scale"] * batch["users"] @ batch["items"].T - (0 if log_q is None else log_q)).tolist()
+    del batch["scale"]
+    columns, masked = listed_columns(**batch, depth=depth, count=depth, block=block)
+    scores = (batch["users"] @ batch["items"].T).tolist()
+    nothing = 0
     for r in range(R):
-        seen = batch["seen"][batch["row"][r]] <= batch["step"][r]
-        others = [j for j in range(N) if j != int(batch["target"][r]) and not seen[j]]
-        wanted = [int(batch["target"][r]), *sorted(others, key=lambda j: -logits[r][j])]
-        assert columns[r][~masked[r]].tolist() == wanted
-        assert masked[r].sum() == N - len(wanted)
-    few, _ = hardest_columns(**batch, count=3, log_q=log_q, block=block)
-    assert torch.equal(few, columns[:, :4])
+        own, seen = int(batch["target"][r]), batch["seen"][batch["row"][r]] <= batch["step"][r]
+        others = sorted((j for j in range(N) if j != own and not seen[j]), key=lambda j: -scores[r][j])[:depth]
+        inside = depth == N - 1 or len(others) < depth or scores[r][own] >= scores[r][others[-1]]
+        assert columns[r][~masked[r]].tolist() == [own, *(others if inside else [])]
+        nothing += not inside
+    assert (nothing > 0) == (depth < 10)
 
 
-def test_no_rows_have_no_hardest_columns() -> None:
+def test_every_second_place_of_a_list_is_taken_from_the_first_or_second_on() -> None:
+    batch = make()
+    del batch["scale"]
+    whole, _ = listed_columns(**batch, depth=6, count=6)
+    half, _ = listed_columns(**batch, depth=6, count=3)
+    for r in range(R):
+        first = int(batch["target"][r] + batch["step"][r]) % 2
+        assert half[r].tolist() == [whole[r, 0], *whole[r, 1 + first :: 2]]
+
+
+def test_no_rows_have_no_lists() -> None:
     batch = {**make(), "users": torch.zeros(0, D, dtype=torch.float64)}
     batch |= {name: batch[name][:0] for name in ("target", "row", "step")}
-    columns, masked = hardest_columns(**batch, count=3)
+    del batch["scale"]
+    columns, masked = listed_columns(**batch, depth=3, count=3)
     assert columns.shape == masked.shape == (0, 4)

@@ -2,7 +2,7 @@
 
     python benchmarks/heap.py
 
-64 queries and 64 items of the demo shop a step, forward and backward, in processes of their own that take turns;
+32 queries and 32 items of the demo shop a step, forward and backward, in processes of their own that take turns;
 printed are medians of seconds a step, page faults a step and peak memory.
 """
 
@@ -24,7 +24,7 @@ from recsys.data.text import load_tokenizer
 from recsys.heap import keep_freed_memory
 from recsys.models.text import TextEncoder
 
-STEPS, ROUNDS, TEXTS = 5, 3, 64
+STEPS, ROUNDS, TEXTS = 3, 2, 32
 KINDS = ("kept", "given back")
 
 

@@ -12,8 +12,9 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep what is freed, at the price of a process that never shrinks.
 
     By default it gives large blocks back to the system at once, which hands them out again page by page, set to zero:
-    a hundred thousand page faults a step of a text encoder on a CPU (`benchmarks/heap.py`). Whoever sets MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_
-    or GLIBC_TUNABLES decides for himself; with another allocator or C library nothing happens.
+    a hundred thousand page faults a step of a text encoder on a CPU (`benchmarks/heap.py`). Whoever sets
+    MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_ or GLIBC_TUNABLES decides for himself; with another allocator or C
+    library nothing happens.
     """
     chosen = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ)
     if chosen or not sys.platform.startswith("linux"):

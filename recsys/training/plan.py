@@ -115,6 +115,8 @@ def plan(config: RunConfig, module: TrainingModule, rows: Rows, machines: Machin
     spread = rows.assemble(Draw(epoch=0, number=0, rows=typical[::world]))
 
     def carried(name: str, batch: Any) -> float:
+        if batch.rows <= PROBE:  # small enough to be measured itself
+            return getattr(_probe(module, batch), name)
         slope = (getattr(many, name) - getattr(few, name)) / max(many.work - few.work, 1)
         return max(getattr(few, name) + slope * (batch.tokens - few.work), 0.0)
 

@@ -71,12 +71,16 @@ def test_what_a_plan_foretells_is_what_the_whole_batch_measures(folder: Path):
 @pytest.mark.parametrize("size", [24, BATCH])
 def test_two_processes_have_half_a_batch_each_and_all_of_its_negatives(folder: Path, size: int):
     config = run_of(folder, loader=LoaderConfig(batch_size=size))
+    module, rows = opened(config)
     one, two = (
-        plan(config, *opened(config), Machines(each=count, kind="A100", nodes=1, efficiency=0.5)) for count in (1, 2)
+        plan(config, module, rows, Machines(each=count, kind="A100", nodes=1, efficiency=0.5)) for count in (1, 2)
     )
+    batch = deal_batches(rows.lengths(0), rows.groups(), batch_size=size, bucket=16, seed=0, epoch=0)[0]
+    whole, *halves = (rows.assemble(Draw(epoch=0, number=0, rows=some)) for some in (batch, batch[::2], batch[1::2]))
     assert two.memory["activations"] == pytest.approx(one.memory["activations"] / 2, rel=0.2)
     assert two.negatives == one.negatives
-    assert 0.95 * one.flops < two.flops < 1.2 * one.flops  # an item that both have is encoded by each
+    twice = sum(half.tokens for half in halves) / whole.tokens  # an item that both have is encoded by each
+    assert two.flops == pytest.approx(one.flops * twice, rel=0.1)
     assert two.batch_bytes < 0.7 * one.batch_bytes
     assert two.memory["DDP's buckets"] == two.memory["gradients"]
 

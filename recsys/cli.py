@@ -35,7 +35,8 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys report   RUN [--show_ids]           one self-contained page: RUN/report.html
   recsys compare  RUN RUN ... [--stage=NAME] [--output=FILE]
                   is B better than A, and where? A table and one page: compare.html in the last RUN
-  recsys ablate   RUN [--all_items]          what each source is worth to a run of infer: each is hidden in turn
+  recsys ablate   RUN [--all_items]          what each source is worth to a run of infer, or to a pruner of judgements:
+                                             each is hidden in turn
   recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -232,6 +233,11 @@ def _ablate(arguments: list[str]) -> int:
         hint = nearest(unknown[0], ["--all_items"])
         raise InputError(f"Unknown option {unknown[0]}.{hint} Expected --all_items or nothing.")
     run = Path(arguments[0])
+    if not (run / "infer.yaml").is_file() and (run / "model").is_dir() and len(arguments) == 1:
+        from recsys.recommend.judge import ablate_judged, print_judged
+
+        print(print_judged(ablate_judged(run)))
+        return 0
     if not (run / "infer.yaml").is_file():
         raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
     found = ablate(parse_run(InferRun, [str(run / "infer.yaml")]), all_items="--all_items" in arguments)

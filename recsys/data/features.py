@@ -172,11 +172,12 @@ class Features:
             end: the user's searches since row `first` (since ever, for the first row) and before this order value
                 stand among them.
             keep: [last - first] bool, which of the rows stay.
-            stage: searches of a later one are left out: what is learnt from does not see those that are judged on.
+            stage: rows and searches of a later one are left out: what is learnt from does not see what is judged on.
         """
         histories = self.data.histories
         assert histories is not None
         rows = np.arange(first, last) if keep is None else np.arange(first, last)[keep]
+        rows = rows[histories.stage[rows] <= stage]
         past = Past(
             item=histories.item[rows].astype(np.int64),
             query=np.full(len(rows), -1, dtype=np.int64),

@@ -37,7 +37,7 @@ class Histories:
     position: np.ndarray  # [I] int64, number of the entry in its history; keeps gaps where the order is a position
     event: np.ndarray  # [I] int16 codes
     target: np.ndarray  # [I] bool
-    stage: np.ndarray  # [I] int8, never falls in a user's history
+    stage: np.ndarray  # [I] int8, never falls in a user's history, unless rows are judged
     context: np.ndarray  # [I, X] int32 codes
 
     def __len__(self) -> int:
@@ -94,6 +94,8 @@ def _lay_out(tables: Tables, config: DataConfig, codes: Codes, made: Path) -> No
             bucket = rows.filter(pl.col("user").is_between(first, last, closed="left"))
             frame = assign_stages(bucket, config.split).collect(engine="streaming")
             own = offsets[first : last + 1] - offsets[first]
+            if not config.interactions.judged:
+                assert_no_leak(frame["stage"].to_numpy(), own)
             for name, array in _arrays(frame, own, codes, gaps=_has_gaps(tables, config.interactions)).items():
                 files[name].write(np.ascontiguousarray(array, dtype=COLUMNS[name]).tobytes())
 
@@ -158,7 +160,6 @@ def _has_gaps(tables: Tables, roles: InteractionsConfig) -> bool:
 def _arrays(frame: pl.DataFrame, offsets: np.ndarray, codes: Codes, *, gaps: bool) -> dict[str, np.ndarray]:
     """Every array of whole users; `offsets` are theirs alone."""
     stage, order = frame["stage"].to_numpy(), frame["order"].to_numpy()
-    assert_no_leak(stage, offsets)
     first = np.repeat(offsets[:-1], np.diff(offsets))
     names = [f"context:{name}" for name in codes.context]
     return {

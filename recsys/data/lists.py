@@ -20,11 +20,13 @@ from recsys.data.requests import (
     Requests,
     candidate_requests,
     join_requests,
+    judged_requests,
     moment_orders,
     request_pasts,
     seen_items,
 )
 from recsys.data.sampling import Draw, uniform
+from recsys.data.split import TRAIN, VALID
 from recsys.errors import InputError
 from recsys.shards import Parts
 
@@ -77,6 +79,29 @@ class CandidateLists:
             item=frame["item"].to_numpy(), score=frame["score"].to_numpy(), label=frame["label"].to_numpy(),
             item_vectors=items, user_vectors=users, lexical=lexical,
             lexical_score=frame[more[0]].to_numpy() if more else None,
+        )  # fmt: skip
+
+    @classmethod
+    def judged(cls, data: Prepared) -> "CandidateLists":
+        """Every row of the interactions as a list of one, right where it is a target (`interactions.judged`).
+
+        Those of the train split are learnt from, those of valid are judged on; there is no retriever.
+        """
+        if data.histories is None or not data.judged:
+            remedy = "name the folder of infer.py candidates, or set data.interactions.judged"
+            raise InputError(f"The pruner has no candidates, and rows are no judgements; {remedy}.")
+        groups = [(name, judged_requests(data, stage)) for name, stage in (("second", TRAIN), ("valid", VALID))]
+        groups = [(name, one) for name, one in groups if len(one)]
+        if not groups or groups[0][0] == "valid":
+            raise InputError("No row of the interactions is of the train split; there is nothing to learn from.")
+        requests = join_requests([one for _, one in groups])
+        rows = requests.moments
+        return cls(
+            requests=requests, sets=_sets(groups),
+            offsets=np.arange(len(rows) + 1), item=data.histories.item[rows],
+            score=np.zeros(len(rows), dtype=np.float32), label=data.histories.target[rows].astype(np.float32),
+            item_vectors=np.zeros((len(data.catalogue), 0), dtype=np.float32),
+            user_vectors=np.zeros((len(rows), 0), dtype=np.float32), lexical=None, lexical_score=None,
         )  # fmt: skip
 
     def table(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

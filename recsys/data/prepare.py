@@ -77,6 +77,8 @@ class Prepared:
     """By name: reviews, ads."""
     hash: str
     """Hash of the content of every table and of the roles."""
+    judged: bool = False
+    """Whether every interaction is a right or a wrong answer, and splits lie as they like (`interactions.judged`)."""
 
     def words(self) -> list[str]:
         """Every text that there is, for who learns a vocabulary: of items, queries, reviews and ads."""
@@ -129,6 +131,7 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
         profile_number=scaled_numbers(tables.users, known.user_number),
         notes=read_notes(tables, config, known),
         hash=digest,
+        judged=config.interactions.judged,
     )
 
 

@@ -68,6 +68,24 @@ def target_requests(data: Prepared, stage: int, rows: np.ndarray | None = None) 
     )  # fmt: skip
 
 
+def judged_requests(data: Prepared, stage: int) -> Requests:
+    """One request for every row of `stage` whose answer is known either way, at its own moment: what its user did
+    strictly before is seen, and a row that is no target has no right answer.
+    """
+    histories = data.histories
+    assert histories is not None
+    users = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
+    new = (np.diff(users, prepend=-1) != 0) | (np.diff(histories.order, prepend=np.nan) != 0)
+    moments = np.flatnonzero(new)  # the first row of each user's moments
+    rows = np.flatnonzero(histories.stage == stage)
+    right = [histories.item[row : row + 1][histories.target[row : row + 1]].astype(np.int64) for row in rows]
+    return Requests(
+        users=users[rows], queries=np.full(len(rows), -1), moments=rows,
+        ends=moments[np.searchsorted(moments, rows, side="right") - 1],
+        target_rows=right, grades=[np.ones(len(items)) for items in right],
+    )  # fmt: skip
+
+
 def serving_requests(data: Prepared, until: str | float | None, users: np.ndarray) -> Requests:
     """One request for each of `users`: what came before `until` is seen; what came then is the moment and was right."""
     histories = data.histories

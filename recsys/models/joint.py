@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, UserBatch
+from recsys.errors import InputError
 from recsys.models.fields import Categories, Numbers, absent
 from recsys.models.fusion import FusionKind, make_fusion
 from recsys.models.notes import NoteEncoder
@@ -39,7 +40,7 @@ class JointConfig:
     image_width: int
     """Likewise."""
     vector_width: int
-    """Of the retriever's vectors."""
+    """Of the retriever's vectors; 0 without a retriever."""
     evidence: int
     """Columns of the sources' evidence."""
 
@@ -56,9 +57,9 @@ class JointEncoder(nn.Module):
         self.hide = config.hide
         self.words = _projection(text_width, width) if text_width else None
         self.picture = _projection(config.image_width, width) if config.image_width else None
-        self.item = _projection(config.vector_width, width)
-        self.user = _projection(config.vector_width, width)
-        self.match = nn.Linear(config.vector_width, width)
+        self.item = _projection(config.vector_width, width) if config.vector_width else None
+        self.user = _projection(config.vector_width, width) if config.vector_width else None
+        self.match = nn.Linear(config.vector_width, width) if config.vector_width else None
         self.evidence = nn.Linear(config.evidence, width)
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
@@ -79,7 +80,12 @@ class JointEncoder(nn.Module):
             {name: torch.randn(width) * 0.02 for name, part in there.items() if part is not None}
         )
         columns = [part for part in (self.words, self.picture, self.category, self.number) if part is not None]
-        self.fusion = make_fusion(config.fusion, 3 + len(columns) + len(self.notes), width)
+        vectors = [part for part in (self.item, self.match) if part is not None]
+        if not (columns or vectors):
+            raise InputError(
+                "The pruner would know nothing of an item; give it texts, pictures, columns or candidates."
+            )
+        self.fusion = make_fusion(config.fusion, 1 + len(vectors) + len(columns) + len(self.notes), width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -98,14 +104,14 @@ class JointEncoder(nn.Module):
 
     def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
         """[n, D] of each source, for each distinct item."""
-        found = {"item": self.item(vectors)}
+        found = {} if self.item is None else {"item": self.item(vectors)}
         told = {
             "text": (self.words, batch.text_vector, None),
             "image": (self.picture, batch.image_vector, batch.image_known),
         }
         for name, missing in self.missing.items():
             part, values, known = told[name]
-            states = missing.expand_as(found["item"]) + absent(part) if values is None else part(values)
+            states = missing.expand(len(batch.index), -1) + absent(part) if values is None else part(values)
             found[name] = states if known is None else torch.where(known[:, None], states, missing)
         if self.category is not None and batch.category is not None:
             found["category"] = self.category(batch.category)
@@ -116,13 +122,14 @@ class JointEncoder(nn.Module):
     def _candidates(self, batch: PrunerBatch, items: dict[str, Tensor], evidence: Tensor) -> Tensor:
         """[B, K, D]; the product of the retriever's two vectors lets its score be weighed anew, part by part."""
         rows = batch.candidate.clamp_min(0)
-        match = F.embedding(rows, batch.item_vector) * batch.user_vector[:, None]
         sources = {name: F.embedding(rows, states) for name, states in items.items()}
-        sources |= {"match": self.match(match), "evidence": self.evidence(evidence)}
+        if self.match is not None:
+            sources["match"] = self.match(F.embedding(rows, batch.item_vector) * batch.user_vector[:, None])
+        sources["evidence"] = self.evidence(evidence)
         for name, part in self.notes.items():
             notes: NoteBatch | None = getattr(batch, name)
             missing = cast(NoteEncoder, part).missing()
-            found = missing.expand_as(sources["match"]) if notes is None else part(notes)
+            found = missing.expand_as(sources["evidence"]) if notes is None else part(notes)
             sources[name] = torch.where(self._hidden(batch)[..., None], missing, found)
         for name, missing in self.missing.items():
             sources[name] = torch.where(self._hidden(batch)[..., None], missing, sources[name])
@@ -137,7 +144,9 @@ class JointEncoder(nn.Module):
     def _users(self, batch: PrunerBatch, items: Tensor) -> tuple[Tensor, Tensor]:
         """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
         users = batch.users
-        single: list[tuple[int, Tensor, Tensor | None]] = [(USER, self.user(batch.user_vector), None)]
+        nobody = items.new_zeros(batch.rows, items.shape[1])
+        user = nobody if self.user is None else self.user(batch.user_vector)
+        single: list[tuple[int, Tensor, Tensor | None]] = [(USER, user, None)]
         queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
         if queries is not None and users.query is not None:
             single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))

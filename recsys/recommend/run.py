@@ -86,6 +86,8 @@ class InferRun:
     """Requests that the report shows as examples."""
 
     def __post_init__(self) -> None:
+        if self.data.interactions.judged:
+            raise InputError("data.interactions.judged is for a pruner without candidates; leave it out here.")
         threads = 1 if self.threads is None else self.threads
         counts = {"candidates": self.candidates, "part": self.part, "threads": threads}
         for name, count in counts.items():

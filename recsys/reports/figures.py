@@ -33,7 +33,9 @@ VARIABLES |= {colour: f"quiet-{i}" for i, colour in enumerate(QUIET, 1)}
 
 UNITS_PER_INCH = 72  # matplotlib's SVG units
 WIDTH = 490  # of a figure in CSS pixels: about what it gets on the page, so that 12 units of text are 12 pixels
-MAIN_METRICS = ("ndcg@10", "recall@10", "recall@100", "mrr", "coverage@10", "gini@10", "novelty@10", "accuracy")
+MAIN_METRICS = (
+    "ndcg@10", "recall@10", "recall@100", "mrr", "coverage@10", "gini@10", "novelty@10", "accuracy", "auc", "log_loss",
+)  # fmt: skip
 QUALITY = ("ndcg", "recall", "mrr", "map", "hit")  # what the validation curves show, besides the loss
 MOST_CURVES = 5  # in one panel
 POINTS_SHOWN = 240  # a curve with more points is averaged down to these
@@ -208,7 +210,7 @@ def duration(seconds: float | None) -> str:
 def metric_label(name: str) -> str:
     """ndcg@10 -> nDCG@10, recall@10 -> Recall@10, mrr -> MRR."""
     base, at, depth = name.partition("@")
-    known = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP", "ece": "ECE"}
+    known = {"ndcg": "nDCG", "mrr": "MRR", "map": "MAP", "ece": "ECE", "auc": "AUC", "log_loss": "Log-loss"}
     return known.get(base, base[:1].upper() + base[1:]) + at + depth
 
 

@@ -40,7 +40,7 @@ FILES = (
 )
 BASELINES = ("popularity", "markov", "bm25", "ease", "random")
 VERDICT_METRICS = ("ndcg@10", "recall@10", "mrr")
-LOW_IS_GOOD = ("gini", "ece")  # starts of the names of measures
+LOW_IS_GOOD = ("gini", "ece", "log_loss")  # starts of the names of measures
 SEGMENT_METRIC = "recall@10"
 SEGMENTS = ("head", "torso", "tail", "unseen")
 HISTORY_SHOWN, CANDIDATES_SHOWN = 24, 60  # entries of a strip; the page says how many more there are

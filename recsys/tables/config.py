@@ -66,6 +66,14 @@ class InteractionsConfig:
     """Events that are positives; null: every row."""
     context: list[str] = field(default_factory=list)
     """Category columns that describe the moment: page, device, hour, ..."""
+    judged: bool = False
+    """Whether rows that are no target are wrong answers (a rating of 3 where 4 and 5 are targets): a pruner without
+    candidates learns from both. A row sees what its user did strictly before, and nothing of a later split, which may
+    stand anywhere."""
+
+    def __post_init__(self) -> None:
+        if self.judged and (self.event is None or self.target_events is None):
+            raise InputError("interactions.judged tells targets from other rows; set event and target_events.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def duplicate_faults(seen: Inspection, table: str) -> Iterable[Fault]:
 def leak_faults(seen: Inspection, table: str) -> Iterable[Fault]:
     """Where the table says its own split: a user's earlier split must not reach past the start of a later one."""
     names, split = seen.config.interactions, seen.config.split.column
-    if seen.config.split.by != "column" or not seen.has(table, names.user, names.order, split):
+    if seen.config.split.by != "column" or names.judged or not seen.has(table, names.user, names.order, split):
         return
     word, order = pl.col(split), pl.col(names.order)
     held, test = order.filter(word.is_in(("valid", "test"))), order.filter(word == "test")

@@ -30,6 +30,7 @@ from recsys.results import add_requests, add_stage, stage_name
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig
 from recsys.training.distributed import first_process
+from recsys.training.judged import JudgedTraining
 from recsys.training.pruner import Judge, LossMix, PrunerTraining
 from recsys.training.pruning import (
     CalibrationKind,
@@ -64,8 +65,9 @@ class PrunerRun(RunConfig):
     data: DataConfig
     """The same tables and roles as the retriever's."""
     model: PrunerConfig
-    candidates: str
-    """Folder that `infer.py candidates` wrote."""
+    candidates: str | None = None
+    """Folder that `infer.py candidates` wrote; null: there is no retriever, and every row of the interactions is judged
+    for itself (data.interactions.judged)."""
     loss: LossMix = field(default_factory=LossMix)
     sampled: int = 50
     """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. With
@@ -88,6 +90,11 @@ class PrunerRun(RunConfig):
             raise InputError(f"calibrate is {self.calibrate}; expected a share from 0 to 0.9.")
         if self.model.evidence == "after" and not self.calibrate:
             raise InputError("model.evidence 'after' needs lists that are held out, and calibrate is 0; set it to 0.1.")
+        if self.candidates is None and (self.model.reads_pairs or not self.loss.pointwise):
+            raise InputError(
+                "Rows judged for themselves (no candidates) are for the joint transformer and a pointwise loss; "
+                "set model.text.mode: frozen and loss.pointwise: 1, or name the folder of infer.py candidates."
+            )
         if self.decision.loss is not None and not self.calibrate:
             raise InputError("decision.loss is fitted on lists that are held out, and calibrate is 0; set it to 0.1.")
 
@@ -99,7 +106,7 @@ def train_pruner(config: PrunerRun) -> Path:
         return config.folder
     check_run(config)
     data = prepare(config.data)
-    lists = CandidateLists.read(Path(config.candidates), data)
+    lists = _lists(config, data)
     features, pairs, model, tokenizer = build(config, data, lists)
     learnt, held = hold_out(lists.sets["second"], config.calibrate, _decided(lists, data))
     relevant, asks = (lists.table(held)[2] > 0).sum(1), lists.requests.queries[held] >= 0
@@ -111,15 +118,13 @@ def train_pruner(config: PrunerRun) -> Path:
     loaders = DataModule(rows, partial(_valid_loaders, read, list(judged.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     popularity = torch.from_numpy(data.popularity())
-    module = PrunerTraining(
-        model, popularity, valid=list(judged), optim=config.optim, loss=config.loss,
-        total_steps=steps,
-    )  # fmt: skip
+    module = _training(config, model, popularity, list(judged), steps)
     checkpoint = open_run(config)
     total, trained = count_parameters(model)
     made = {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)}
     write_versions(config.folder, data.hash, made)
-    begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/ndcg@10"
+    best = "auc" if config.candidates is None else "ndcg@10"
+    begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/{best}"
     fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     scored = score_lists(model, read(rows=held))
     if config.model.evidence == "after":
@@ -129,8 +134,9 @@ def train_pruner(config: PrunerRun) -> Path:
     publish_model(config.folder, partial(_export, model, data, tokenizer, lists.lexical))
     measured = {}
     for name, numbers in valid.items():
-        judge = Judge(len(numbers), popularity)
-        measured[name] = Measured.of(model, score_lists(model, read(rows=numbers), judge.add))
+        judge = None if config.candidates is None else Judge(len(numbers), popularity)
+        scored = score_lists(model, read(rows=numbers), None if judge is None else judge.add)
+        measured[name] = Measured.of(model, scored)
         if first_process():
             _report(config.folder, name, judge, measured[name], seconds)
     if first_process():
@@ -139,14 +145,28 @@ def train_pruner(config: PrunerRun) -> Path:
     return config.folder
 
 
-def open_training(config: PrunerRun) -> tuple[PrunerTraining, PrunerRows]:
+def _lists(config: PrunerRun, data: Prepared) -> CandidateLists:
+    return (
+        CandidateLists.judged(data) if config.candidates is None else CandidateLists.read(Path(config.candidates), data)
+    )
+
+
+def _training(
+    config: PrunerRun, model: Pruner, popularity: torch.Tensor, valid: list[str], steps: int
+) -> PrunerTraining | JudgedTraining:
+    if config.candidates is None:
+        return JudgedTraining(model, valid=valid, optim=config.optim, total_steps=steps)
+    return PrunerTraining(model, popularity, valid=valid, optim=config.optim, loss=config.loss, total_steps=steps)
+
+
+def open_training(config: PrunerRun) -> tuple[PrunerTraining | JudgedTraining, PrunerRows]:
     """The training without a run around it: to plan, and to try a batch."""
     data = prepare(config.data)
-    lists = CandidateLists.read(Path(config.candidates), data)
+    lists = _lists(config, data)
     features, pairs, model, _ = build(config, data, lists)
     learnt, _ = hold_out(lists.sets["second"], config.calibrate, _decided(lists, data))
     popularity = torch.from_numpy(data.popularity())
-    module = PrunerTraining(model, popularity, valid=[], optim=config.optim, loss=config.loss, total_steps=1)
+    module = _training(config, model, popularity, [], 1)
     return module, _training_rows(config, features, lists, learnt, pairs)
 
 
@@ -184,6 +204,9 @@ def build(
     known = sizes(data, len(tokenizer) if tokenizer else 0)
     width, lexical = lists.item_vectors.shape[1], lists.lexical is not None
     model = Pruner(config.model, known, encoder, vector_width=width, lexical=lexical, image=pictures)
+    if config.candidates is None:  # about half of the rows may be right, where one candidate in fifty is
+        right = float((lists.label[lists.sets["second"]] > 0).mean())
+        torch.nn.init.constant_(model.head.bias, math.log((right + 1e-3) / (1 - right + 1e-3)))
     return features, pairs, model, tokenizer
 
 
@@ -218,8 +241,14 @@ def _decided(lists: CandidateLists, data: Prepared) -> np.ndarray | None:
     return np.where(asked >= 0, unknown, -1) if np.any(unknown) else None
 
 
-def _report(folder: Path, name: str, judge: Judge, measured: Measured, seconds: float) -> None:
-    """Add the retriever's order and the pruner's, by the same rules on the same candidates, to the run's results."""
+def _report(folder: Path, name: str, judge: Judge | None, measured: Measured, seconds: float) -> None:
+    """Add the retriever's order and the pruner's, by the same rules on the same candidates, to the run's results; where
+    rows are judged for themselves, how well they are.
+    """
+    if judge is None:
+        values = {"rows": measured.lists, **measured.judged(), **figures(measured.pruner), "ece": measured.ece}
+        add_stage(folder, stage_name("pruner", name), values, seconds=seconds)
+        return
     (pruned, pruned_each), (retrieved, retrieved_each) = judge.compute()
     retriever, pruner = stage_name("retriever", name), stage_name("pruner", name)
     add_stage(folder, retriever, {**retrieved, **figures(measured.retriever)})

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy
 from torch.nn.utils.rnn import pad_sequence
+from torchmetrics.functional.classification import binary_auroc
 
 from recsys.data.lists import ListEvaluation
 from recsys.errors import InputError
@@ -211,6 +213,11 @@ class Measured:
     def ece(self) -> float:
         """Expected calibration error of the pruner's probabilities."""
         return expected_calibration_error(self.chances, self.labels)
+
+    def judged(self) -> dict[str, float]:
+        """auc, and log_loss in nats: how well each candidate is judged, whatever list it stands in."""
+        area = binary_auroc(self.chances, self.labels.long())
+        return {"auc": float(area), "log_loss": float(binary_cross_entropy(self.chances, self.labels.float()))}
 
 
 def figures(curve: PruningCurve) -> dict[str, float]:

@@ -68,6 +68,8 @@ class RetrieverRun(RunConfig):
     """How the loss is computed; it changes speed and memory, not what is learnt."""
 
     def __post_init__(self) -> None:
+        if self.data.interactions.judged:
+            raise InputError("data.interactions.judged is for a pruner without candidates; leave it out here.")
         if not self.tasks or not set(self.tasks) <= {"next_item", "query_to_item"}:
             raise InputError(f"tasks is {self.tasks}; expected next_item, query_to_item or both.")
         if "next_item" in self.tasks and self.model.history is None:

@@ -1,0 +1,46 @@
+"""The training of a pruner on judgements: rows that are right or wrong each for itself, without candidates."""
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAUROC
+
+from recsys.batch import PrunerBatch
+from recsys.data.lists import ListEvaluation
+from recsys.losses.ranking import pointwise_bce
+from recsys.models.pruner import Pruner
+from recsys.training.module import TrainingModule
+from recsys.training.optim import OptimConfig
+
+
+class JudgedTraining(TrainingModule):
+    """Trains a Pruner by binary cross-entropy alone; validates by AUC and log-loss, before any calibration."""
+
+    model: Pruner
+
+    def __init__(self, model: Pruner, *, valid: list[str], optim: OptimConfig, total_steps: int) -> None:
+        """`valid` names the validation loaders (a prefix of their figures)."""
+        super().__init__(model, optim=optim, total_steps=total_steps)
+        self.valid = valid
+        self.areas = nn.ModuleList(BinaryAUROC() for _ in valid)
+        self.losses = nn.ModuleList(MeanMetric() for _ in valid)
+
+    def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
+        loss = pointwise_bce(self.model(batch), batch.label, batch.candidate >= 0)
+        self.log("train/loss", loss, batch_size=batch.rows, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: ListEvaluation, _: int, dataloader_idx: int = 0) -> None:
+        with torch.autocast(batch.item.device.type, enabled=False):
+            logits = self.model(batch.lists)
+        real, label = batch.lists.candidate >= 0, batch.lists.label
+        self.areas[dataloader_idx].update(logits[real].sigmoid(), (label[real] > 0).long())
+        loss, rows = pointwise_bce(logits, label, real), real.sum()
+        self.losses[dataloader_idx].update(loss, weight=rows)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, area, loss in zip(self.valid, self.areas, self.losses, strict=True):
+            self.results[name] = {"auc": float(area.compute()), "log_loss": float(loss.compute())}
+            area.reset()
+            loss.reset()
+            self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})

@@ -35,6 +35,9 @@ class TextConfig:
     token_dropout: float = 0.0
     """Share of the tokens that a text loses in a retriever's training, others in every epoch: no word is leant on
     alone. Modes lora and full."""
+    pretrained: float = 0.0
+    """Share of the weights that training started from in those that are exported (WiSE-FT, Wortsman et al. 2022): what
+    the texts that are learnt from say nothing of is forgotten less. Modes lora and full."""
     checkpointing: bool = False
     """Keep the activations of one layer at a time and compute the others again in the backward pass: for a larger batch
     on the same card, a third slower. Modes lora and full."""
@@ -56,6 +59,9 @@ class TextConfig:
             )
         if not 0 <= self.token_dropout < 1:
             raise InputError(f"text.token_dropout is {self.token_dropout}; expected a share from 0 to below 1.")
+        if not 0 <= self.pretrained < 1 or (self.pretrained and self.from_scratch):
+            expected = "a share from 0 to below 1, and 0 for an encoder from scratch"
+            raise InputError(f"text.pretrained is {self.pretrained}; expected {expected}.")
         for name in ("lora_rank", "layers", "width", "heads", "vocab"):
             if getattr(self, name) < 1:
                 raise InputError(f"text.{name} is {getattr(self, name)}; expected at least 1.")

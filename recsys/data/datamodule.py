@@ -65,7 +65,7 @@ class GlobalBatches(Sampler[Draw]):
     def _batches(self, epoch: int) -> list[np.ndarray]:
         return deal_batches(
             self.rows.lengths(epoch), self.rows.groups(), batch_size=self.config.batch_size, bucket=self.config.bucket,
-            seed=self.seed, epoch=epoch,
+            seed=self.seed, epoch=epoch, alike=self.rows.alike,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Draw]:
@@ -126,6 +126,11 @@ class DataModule(LightningDataModule):
         """`valid(rank, world)` gives the validation loaders of one process; they need not be equal in length."""
         super().__init__()
         self.train, self.valid, self.config, self.seed = train, valid, config, seed
+
+    def setup(self, stage: str) -> None:
+        """All processes deal by what the first one holds to be alike: vectors differ a little between machines."""
+        if self.train.alike is not None and self.trainer is not None:
+            self.train.alike = self.trainer.strategy.broadcast(self.train.alike)
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

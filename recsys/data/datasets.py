@@ -12,7 +12,7 @@ from recsys.data.histories import Histories
 from recsys.data.mined import HardNegatives, Mined
 from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
-from recsys.data.sampling import Draw, Windows, cut_windows, uniform
+from recsys.data.sampling import Alike, Draw, Windows, cut_windows, split_alike, uniform
 from recsys.data.split import TRAIN
 from recsys.data.taught import Taught
 from recsys.errors import InputError
@@ -20,8 +20,19 @@ from recsys.errors import InputError
 __all__ = ["Features", "Local", "NegativesConfig", "Past", "RetrieverRows", "Rows", "Texts", "search_past"]
 
 
+_LEAF = 3
+"""Runs that a leaf of alike rows has, at most: which of its rows meet changes from epoch to epoch."""
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
 class Rows(Protocol):
     """What a data module deals: global rows with a length and a group, and how a draw of them becomes a batch."""
+
+    alike: Alike | None
+    """Which rows stand together in a batch; None: as the shuffle and their lengths have it."""
 
     def lengths(self, epoch: int) -> np.ndarray:
         """[rows] work of each global row, in tokens or entries."""
@@ -47,6 +58,10 @@ class NegativesConfig:
     log_q: bool = True
     """Correct for popular items standing in the batch more often (kind batch). Hard negatives are not corrected for:
     they are there to weigh more."""
+    alike: int = 0
+    """Queries of a batch stand in runs of this many whose texts and items are alike, as the encoder has them before
+    training, so that the items of a batch are hard to tell apart (topic-aware sampling, Hofstätter et al. 2021); 0: as
+    the shuffle has them."""
     hard: int = 0
     """Hard negatives of each query or window, drawn anew in each epoch from the lists of `mined` (kind batch)."""
     mined: str | None = None
@@ -58,6 +73,8 @@ class NegativesConfig:
             raise InputError(f"negatives.kind is {self.kind!r}; expected 'all' or 'batch'.")
         if self.random < 0:
             raise InputError(f"negatives.random is {self.random}; expected 0 or more items.")
+        if self.alike < 0 or self.alike == 1 or (self.alike and self.kind == "all"):
+            raise InputError(f"negatives.alike is {self.alike}; expected 0, or 2 and more with negatives.kind: batch.")
         if self.hard < 0 or (self.hard > 0) != (self.mined is not None):
             raise InputError(f"negatives.hard is {self.hard} and mined {self.mined!r}; set both, or neither.")
         if self.hard and self.kind == "all":
@@ -66,6 +83,8 @@ class NegativesConfig:
 
 class RetrieverRows:
     """Training rows of the retriever: windows of histories first, then (query, relevant items) pairs."""
+
+    alike: Alike | None = None
 
     def __init__(
         self,
@@ -123,6 +142,23 @@ class RetrieverRows:
     def groups(self) -> np.ndarray:
         """0: next item, 1: query to item."""
         return np.repeat([0, 1], [self.window_count, len(self.queries)])
+
+    def group_alike(self, queries: np.ndarray, items: np.ndarray) -> None:
+        """From now on, the queries of a batch stand in runs of `negatives.alike` that are alike.
+
+        Args:
+            queries: [Q, W] vectors of the queries' texts.
+            items: [N, W] vectors of the items'.
+        """
+        data, run = self.features.data.queries, self.negatives.alike
+        assert data is not None
+        right = [data.relevant(int(query)) for query in self.queries]
+        right = [item[grade > 0] for item, grade in right]
+        if self.pair_item is not None:
+            right = [np.array([item]) for item in self.pair_item]
+        about = np.stack([_unit(items[one].mean(0)) for one in right]) + _unit(queries[self.queries])
+        leaf = np.concatenate([np.full(self.window_count, -1), split_alike(_unit(about), _LEAF * run)])
+        self.alike = Alike(leaf=leaf, run=run)
 
     def assemble(self, draw: Draw) -> RetrieverBatch:
         """Make one batch."""

@@ -235,6 +235,8 @@ def assemble_lists(
 class PrunerRows:
     """Training rows of the pruner: lists of the stage `second`. A list keeps its positives and some of the others."""
 
+    alike = None
+
     def __init__(
         self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int,
         pointwise: bool, seed: int,

@@ -68,6 +68,8 @@ class Masking:
 class MaskedRows:
     """Training rows of masked-language modelling: one text each."""
 
+    alike = None
+
     def __init__(self, tokens: TokenCache, rows: np.ndarray, masking: Masking, *, seed: int) -> None:
         """`rows` are the texts of `tokens` that are learnt from."""
         self.tokens, self.rows, self.masking, self.seed = tokens, rows, masking, seed

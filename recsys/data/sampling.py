@@ -65,19 +65,64 @@ class Draw:
     """[B] int64 rows of all processes' parts; None: there is one process."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """Rows that are about alike things stand together in a batch."""
+
+    leaf: np.ndarray
+    """[rows] int64, one number for rows that are alike; -1: nothing is known of a row."""
+    run: int
+    """Rows of a leaf that a batch has at a time."""
+
+    def shuffle(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The rows in runs of one leaf, which rows meet being another choice each time; what does not fill a run, or
+        has no leaf, makes runs as it comes.
+        """
+        rows = rng.permutation(rows)
+        rows = rows[np.argsort(self.leaf[rows], kind="stable")]
+        leaf = self.leaf[rows]
+        starts = np.flatnonzero(np.diff(leaf, prepend=-2))
+        sizes = np.diff(np.append(starts, len(rows)))
+        place, size = np.arange(len(rows)) - np.repeat(starts, sizes), np.repeat(sizes, sizes)
+        whole = (place < size // self.run * self.run) & (leaf >= 0)
+        runs = np.concatenate([rows[whole], rng.permutation(rows[~whole])])
+        number = np.arange(len(runs)) // self.run
+        return runs[np.argsort(rng.permutation(int(number[-1]) + 1)[number], kind="stable")] if len(runs) else runs
+
+
+def split_alike(vectors: np.ndarray, largest: int) -> np.ndarray:
+    """[n] int64 leaf of each row of `vectors` [n, D]: halved at the median along the direction of greatest variance,
+    and again, until a leaf has at most `largest` rows.
+    """
+    leaf, open_leaves, done = np.zeros(len(vectors), dtype=np.int64), [np.arange(len(vectors))], 0
+    while open_leaves:
+        rows = open_leaves.pop()
+        if len(rows) <= largest:
+            leaf[rows], done = done, done + 1
+            continue
+        centred = vectors[rows].astype(np.float64) - vectors[rows].mean(0, dtype=np.float64)
+        direction = np.linalg.eigh(centred.T @ centred)[1][:, -1]
+        order = np.argsort(centred @ direction, kind="stable")
+        open_leaves += [rows[order[len(rows) // 2 :]], rows[order[: len(rows) // 2]]]
+    return leaf
+
+
 def deal_batches(
-    lengths: np.ndarray, groups: np.ndarray, *, batch_size: int, bucket: int, seed: int, epoch: int
-) -> list[np.ndarray]:
+    lengths: np.ndarray, groups: np.ndarray, *, batch_size: int, bucket: int, seed: int, epoch: int,
+    alike: Alike | None = None,
+) -> list[np.ndarray]:  # fmt: skip
     """All global batches of an epoch, in order; each is sorted by length, longest first.
 
     Rows are shuffled, then sorted by length inside buckets of `bucket` batches so that a batch holds rows of like
-    length. Rows of different groups (tasks) never share a batch. Which rows do not fill a batch is the shuffle's
-    choice, another one in every epoch; a group that is smaller than a batch is one short batch.
+    length; with `alike` they stand in runs of rows that are alike instead. Rows of different groups (tasks) never share
+    a batch. Which rows do not fill a batch is the shuffle's choice, another one in every epoch; a group that is smaller
+    than a batch is one short batch.
     """
-    rng = np.random.default_rng([seed, epoch, 1])
+    rng, bucket = np.random.default_rng([seed, epoch, 1]), bucket if alike is None else 1
     batches: list[np.ndarray] = []
     for group in np.unique(groups):
-        rows = rng.permutation(np.flatnonzero(groups == group))
+        rows = np.flatnonzero(groups == group)
+        rows = rng.permutation(rows) if alike is None else alike.shuffle(rows, rng)
         rows = rows[: max(len(rows) // batch_size, 1) * batch_size]
         for start in range(0, len(rows), batch_size * bucket):
             piece = rows[start : start + batch_size * bucket]

@@ -41,7 +41,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.model: Any = model  # transformers' own, or peft's around it
         self.width = width
-        self.max_tokens, self.pooling = config.max_tokens, config.pooling
+        self.config, self.max_tokens, self.pooling = config, config.max_tokens, config.pooling
         self.frozen = config.mode == "frozen"
         self.compiled = False
         self.max_groups = _GROUPS
@@ -80,6 +80,26 @@ class TextEncoder(nn.Module):
         """
         self.compiled = True
         self.model.compile(dynamic=True)
+
+    @torch.no_grad()
+    def blend(self) -> None:
+        """Once, after training: mix the weights that it started from back in, by their share `config.pretrained`.
+
+        w = (1 - share) w_trained + share w_start (Wortsman et al. 2022, arXiv:2109.01903, eq. 1); for adapters, what
+        they add to a layer is scaled.
+        """
+        share = self.config.pretrained
+        if not share:
+            return
+        if self.config.mode == "lora":
+            for name, weight in self.model.named_parameters():
+                if "lora_B" in name:
+                    weight.mul_(1 - share)
+            return
+        start = _from_weights(self.config).state_dict()
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point():
+                weight.lerp_(start[name].to(weight.device), share)
 
     def save(self, folder: Path | str) -> None:
         """Write config.json and safetensors as `from_pretrained` reads them, adapters merged into the weights."""

@@ -1,5 +1,7 @@
 """The training of a pruner on judgements: rows that are right or wrong each for itself, without candidates."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -34,13 +36,17 @@ class JudgedTraining(TrainingModule):
         with torch.autocast(batch.item.device.type, enabled=False):
             logits = self.model(batch.lists)
         real, label = batch.lists.candidate >= 0, batch.lists.label
-        self.areas[dataloader_idx].update(logits[real].sigmoid(), (label[real] > 0).long())
-        loss, rows = pointwise_bce(logits, label, real), real.sum()
-        self.losses[dataloader_idx].update(loss, weight=rows)
+        area, loss = self._measures(dataloader_idx)
+        area.update(logits[real].sigmoid(), (label[real] > 0).long())
+        loss.update(pointwise_bce(logits, label, real), weight=real.sum())
 
     def on_validation_epoch_end(self) -> None:
-        for name, area, loss in zip(self.valid, self.areas, self.losses, strict=True):
+        for place, name in enumerate(self.valid):
+            area, loss = self._measures(place)
             self.results[name] = {"auc": float(area.compute()), "log_loss": float(loss.compute())}
             area.reset()
             loss.reset()
             self.log_dict({f"{name}/{key}": value for key, value in self.results[name].items()})
+
+    def _measures(self, place: int) -> tuple[BinaryAUROC, MeanMetric]:
+        return cast(BinaryAUROC, self.areas[place]), cast(MeanMetric, self.losses[place])

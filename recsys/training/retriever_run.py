@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning import Trainer
 from transformers import PreTrainedTokenizerFast
@@ -97,6 +98,12 @@ class RetrieverRun(RunConfig):
             found = "does not go with loss.cached" if trained_text else "shares out a text encoder that is trained"
             remedy = "use trainer.strategy: auto" if trained_text else "set model.text.mode: full"
             raise InputError(f"trainer.strategy 'fsdp' {found}; {remedy}.")
+        if self.trainer.strategy == "fsdp" and self.model.text is not None and self.model.text.pretrained:
+            raise InputError("model.text.pretrained needs whole weights; set it to 0, or trainer.strategy to auto.")
+        knows = trained_text and self.model.text is not None and not self.model.text.from_scratch
+        if self.negatives.alike and not (knows and "query_to_item" in self.tasks and self.data.items.text):
+            remedy = "set negatives.alike: 0, or train an encoder that has weights, on query_to_item"
+            raise InputError(f"negatives.alike goes by what texts mean at the start of training; {remedy}.")
         if not 0 <= self.history_dropout < 1:
             raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
@@ -111,6 +118,8 @@ def train_retriever(config: RetrieverRun) -> Path:
     features, model, tokenizer = build(config, data)
     valid = validation_requests(data, config.tasks)
     rows = training_rows(config, features)
+    if config.negatives.alike and model.text is not None and tokenizer is not None:
+        rows.group_alike(*_meanings(config, data, tokenizer, model.text))
     loaders = DataModule(rows, partial(_valid_loaders, features, list(valid.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     module = RetrieverTraining(
@@ -210,6 +219,17 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
         hard=hard, taught=taught, each_pair=config.each_pair, seed=config.seed,
     )  # fmt: skip
+
+
+def _meanings(
+    config: RetrieverRun, data: Prepared, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder
+) -> tuple[np.ndarray, np.ndarray]:
+    """[Q, W] and [N, W] vectors of all queries and items by the encoder as it is, made once."""
+    known = replace(encoder.config, mode="frozen", token_dropout=0.0, pretrained=0.0)
+    items, queries = text_sources(known, data, tokenizer, encoder, Path(config.data.cache))
+    assert items.vectors is not None
+    assert queries.vectors is not None
+    return queries.vectors, items.vectors
 
 
 def text_sources(

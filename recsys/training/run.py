@@ -262,7 +262,8 @@ def fit(
 ) -> Trainer:
     """Train to the end, or raise Interrupted (after saving) when a signal asks for it.
 
-    The module holds the weights to export afterwards: the last ones, or those with the best `monitor` on validation.
+    The module holds the weights to export afterwards: the last ones, or those with the best `monitor` on validation;
+    its text encoder's with as much of the pretrained ones as is wanted.
     """
     folder, validates = config.folder, bool(data.val_dataloader())
     if config.trainer.export == "best" and not (validates and config.trainer.check_every <= config.optim.epochs):
@@ -292,6 +293,8 @@ def fit(
         content = read_checkpoint(Path(best.best_model_path))
         module.on_load_checkpoint(content)
         load_state(module, content["state_dict"])
+    if text is not None:
+        text.blend()
     return trainer
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from recsys.data.sampling import Windows, cut_windows, deal_batches, deal_to_rank, uniform
+from recsys.data.sampling import Alike, Windows, cut_windows, deal_batches, deal_to_rank, split_alike, uniform
 
 SIZES = np.array([0, 1, 3, 4, 5, 8, 9, 17, 0, 40])
 OFFSETS = np.concatenate([[0], np.cumsum(SIZES)])
@@ -115,3 +115,45 @@ def test_ranks_share_a_batch_in_equal_and_balanced_parts(world):
         assert sorted(np.concatenate(parts)) == sorted(batch)
         assert (np.diff([lengths[part].sum() for part in parts]) <= 0).all()
         assert all((np.sort(parts[0])[:-1] <= np.sort(part)[1:]).all() for part in parts)  # no rank is a batch behind
+
+
+def test_rows_that_are_alike_stand_together_and_other_ones_meet_in_every_epoch():
+    rng = np.random.default_rng(0)
+    topic = rng.permutation(np.repeat(np.arange(16), 12))
+    vectors = rng.normal(size=(16, 8))[topic] + 0.05 * rng.normal(size=(len(topic), 8))
+    alike = Alike(leaf=split_alike(vectors, 12), run=4)
+    lengths, groups = rng.integers(1, 90, len(topic)), np.zeros(len(topic), dtype=int)
+    epochs = [
+        deal_batches(lengths, groups, batch_size=16, bucket=3, seed=0, epoch=epoch, alike=alike) for epoch in (0, 0, 1)
+    ]
+    for batches in epochs:
+        assert sorted(np.concatenate(batches).tolist()) == list(range(len(topic)))
+        assert all((np.diff(lengths[batch]) <= 0).all() for batch in batches)
+        shared = [np.bincount(topic[batch]) for batch in batches]
+        assert all(set(one[one > 0].tolist()) <= {4, 8, 12} for one in shared)
+    first, again, other = ({frozenset(batch.tolist()) for batch in batches} for batches in epochs)
+    assert first == again
+    assert not first & other
+
+
+def test_rows_of_which_nothing_is_known_and_rests_of_leaves_are_dealt_as_they_come():
+    leaf = np.array([0] * 7 + [-1] * 10 + [1] * 5)
+    alike = Alike(leaf=leaf, run=4)
+    rows = np.arange(len(leaf))
+    seen = [alike.shuffle(rows, np.random.default_rng(seed)).tolist() for seed in range(50)]
+    assert all(sorted(one) == rows.tolist() for one in seen)
+    assert len(set(map(tuple, seen))) == 50
+    assert alike.shuffle(rows[:0], np.random.default_rng(0)).tolist() == []
+
+
+def test_leaves_are_halves_of_halves_until_they_are_small_enough():
+    vectors = np.random.default_rng(1).normal(size=(100, 5))
+    for largest in (1, 7, 13, 100):
+        sizes = np.bincount(split_alike(vectors, largest))
+        assert sizes.sum() == 100
+        assert sizes.max() <= largest
+        assert sizes.min() >= largest // 2
+    line = np.arange(8.0)[:, None] * np.ones((1, 3))
+    leaf = split_alike(line, 2)
+    assert (leaf[::2] == leaf[1::2]).all()
+    assert len(set(leaf.tolist())) == 4

@@ -147,6 +147,32 @@ def test_saved_adapters_are_merged_and_training_can_go_on(folder: str, tmp_path:
     torch.testing.assert_close(adapted(make_batch([3, 7])), before)
 
 
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_pretrained_weights_are_mixed_in_by_their_share_after_training(folder: str, tmp_path: Path, mode: str):
+    config = TextConfig(model=folder, mode=mode, lora_rank=2, pretrained=0.25)
+    trained = TextEncoder.build(config, vocab_size=50).eval()
+    with torch.no_grad():
+        for value in trained.parameters():
+            if value.requires_grad:
+                value.add_(0.3 * torch.randn_like(value))
+    trained.save(tmp_path / "trained")
+    trained.blend()
+    trained.save(tmp_path / "mixed")
+    start, moved, mixed = (
+        AutoModel.from_pretrained(place, add_pooling_layer=False).state_dict()
+        for place in (folder, tmp_path / "trained", tmp_path / "mixed")
+    )
+    for name, weight in mixed.items():
+        torch.testing.assert_close(weight, 0.75 * moved[name] + 0.25 * start[name], atol=1e-6, rtol=1e-5)
+    assert not all(torch.equal(moved[name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("wrong", [{"pretrained": 1.0}, {"pretrained": 0.5, "model": "config:"}])
+def test_a_share_of_pretrained_weights_that_means_nothing_is_refused(wrong: dict):
+    with pytest.raises(InputError, match=r"text\.pretrained is"):
+        TextConfig(**{"model": "folder", "mode": "full", **wrong})
+
+
 def test_what_is_saved_loads_the_same_for_inference(encoder: TextEncoder, folder: str):
     loaded = TextEncoder.load(folder, TINY)
     assert sorted(path.name for path in Path(folder).iterdir()) == ["config.json", "model.safetensors"]

@@ -16,10 +16,12 @@ import torch
 import yaml
 
 from recsys.config import TextConfig
+from recsys.data import datamodule
 from recsys.data.datamodule import LoaderConfig
 from recsys.data.datasets import NegativesConfig
 from recsys.data.prepare import prepare
 from recsys.data.requests import evaluation_batch, validation_requests
+from recsys.data.sampling import deal_batches
 from recsys.data.sources.shop import write_shop
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
@@ -39,7 +41,7 @@ from recsys.tables.config import (
 from recsys.training import retriever
 from recsys.training.optim import OptimConfig
 from recsys.training.retriever import LossConfig
-from recsys.training.retriever_run import RetrieverRun, build, train_retriever
+from recsys.training.retriever_run import RetrieverRun, build, train_retriever, training_rows
 from recsys.training.run import TrainerConfig, open_run
 from recsys.training.tracking import TrackConfig
 
@@ -362,6 +364,7 @@ def test_a_checkpoint_that_is_cut_short_is_refused(shop: DataConfig, tmp_path: P
         ({"model": RetrieverConfig(width=16)}, r"needs model\.text"),
         ({"negatives": NegativesConfig(kind="all")}, r"negatives\.kind 'all'"),
         ({"history_dropout": 1.0}, r"history_dropout"),
+        ({"negatives": NegativesConfig(kind="batch", alike=4)}, r"negatives\.alike goes by what texts mean"),
     ],
 )
 def test_an_impossible_combination_is_refused(
@@ -371,9 +374,58 @@ def test_an_impossible_combination_is_refused(
         run_of(shop, tmp_path, **changes)
 
 
+@pytest.mark.parametrize("wrong", [{"alike": 1}, {"alike": -2}, {"alike": 4, "kind": "all"}])
+def test_a_run_of_alike_queries_that_is_none_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"negatives\.alike is"):
+        NegativesConfig(**{"kind": "batch", **wrong})
+
+
 def test_a_loss_without_a_block_is_refused() -> None:
     with pytest.raises(InputError, match=r"loss\.block is 0"):
         LossConfig(block=0)
+
+
+# --- from weights that know something
+
+
+def test_queries_that_are_alike_meet_and_a_share_of_the_start_is_exported(
+    shop: DataConfig, trained: RetrieverRun, tmp_path: Path
+) -> None:
+    text = replace(TEXT, model=str(trained.folder / "model" / "text"), mode="lora", lora_rank=2, pretrained=0.25)
+    data = replace(shop, history=HistoryConfig(max_items=12))
+    config = run_of(
+        data, tmp_path, tasks=["query_to_item"], model=replace(trained.model, text=text, history=None, width=None),
+        negatives=NegativesConfig(kind="batch", random=0, alike=4),
+    )  # fmt: skip
+    dealt: list[list[np.ndarray]] = []
+
+    def watched(*arguments: Any, **options: Any) -> list[np.ndarray]:
+        assert options["alike"] is not None
+        dealt.append(deal_batches(*arguments, **options))
+        return dealt[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datamodule, "deal_batches", watched)
+        train_retriever(config)
+    assert dealt
+    figures = stages(config)["retriever, valid_query"]
+    assert (figures["recall@10"], figures["ndcg@10"]) == pytest.approx(brute_force(config, "valid_query"), abs=1e-9)
+
+
+def test_queries_are_alike_by_their_words_and_by_what_is_right_for_them(shop: DataConfig, tmp_path: Path) -> None:
+    config = run_of(shop, tmp_path)
+    rows = training_rows(config, build(config, prepare(shop))[0])
+    rows.negatives = NegativesConfig(kind="batch", alike=4)
+    queries = np.zeros((len(rows.features.data.queries or ()), 2))
+    queries[:, 0] = np.arange(len(queries)) % 2
+    items = np.zeros((len(rows.features.data.catalogue), 2))
+    rows.group_alike(queries, items)
+    assert rows.alike is not None
+    assert (rows.alike.leaf[: rows.window_count] == -1).all()
+    even = rows.queries % 2 == 0
+    leaf = rows.alike.leaf[rows.window_count :]
+    mixed = set(leaf[even].tolist()) & set(leaf[~even].tolist())
+    assert len(mixed) <= 1  # the halves are of equal size, so that one leaf may hold both
 
 
 # --- without validation, with the best weights, with a frozen encoder

@@ -20,8 +20,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning import Trainer
+from transformers import PreTrainedTokenizerFast
 
 from recsys.config import TextConfig
+from recsys.data.cloze import ClozeConfig
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows
 from recsys.data.prepare import Prepared, prepare
@@ -77,22 +79,22 @@ def data_of(root: str, place: str) -> Prepared:
 
 
 @cache
-def parts_of(root: str, place: str) -> tuple[Features, Retriever]:
+def parts_of(root: str, place: str) -> tuple[Features, Retriever, PreTrainedTokenizerFast | None]:
     torch.manual_seed(0)
-    features, model, _ = build(run_of(root, place), data_of(root, place))
+    features, model, tokenizer = build(run_of(root, place), data_of(root, place))
     assert model.dynamic is not None
     torch.nn.init.normal_(model.dynamic.out.weight)  # it starts as nothing
-    return features, model
+    return features, model, tokenizer
 
 
 def prepare_training(config: RetrieverRun) -> tuple[RetrieverTraining, DataModule]:
     """Seven users and one query are asked about: neither divides by two, and of the query one process has nothing."""
     prepare_process(config)
     data = data_of(config.data.root, config.data.cache)
-    features, model, _ = build(config, data)
+    features, model, tokenizer = build(config, data)
     found = validation_requests(data, config.tasks)
     requests = [found["valid"].take(np.arange(7)), found["valid_query"].take(np.arange(1))]
-    rows = training_rows(config, features)
+    rows = training_rows(config, features, model, tokenizer)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=["valid", "valid_query"],
         optim=OptimConfig(), loss=config.loss, total_steps=10,
@@ -270,6 +272,7 @@ CASES = [
         )
     ),
     *(Case("next_item", True, cached, kind="all") for cached in (False, True)),
+    *(Case("own words", True, cached) for cached in (False, True)),
 ]
 
 
@@ -278,9 +281,12 @@ def one_step(config: RetrieverRun, case: Case, mined: str, rank: int, world: int
     path = mined if case.hard else None
     negatives = NegativesConfig(kind="batch", random=9, log_q=case.log_q, hard=case.hard, mined=path)
     loss = LossConfig(cached=CachedConfig(rows=3) if case.cached else None)
-    features, model = parts_of(config.data.root, config.data.cache)
+    features, model, tokenizer = parts_of(config.data.root, config.data.cache)
     teacher = TeacherConfig(logits=mined, candidates=4) if case.hard and case.task == "query_to_item" else None
-    rows = training_rows(replace(config, negatives=negatives, loss=loss, teacher=teacher), features)
+    items = replace(config.data.items, text=["title", "description"])
+    config = replace(config, data=replace(config.data, items=items), cloze=ClozeConfig(columns=["title"], share=0.5))
+    config = replace(config, negatives=negatives, loss=loss, teacher=teacher)
+    rows = training_rows(config, features, model, tokenizer)
     if case.kind == "all":
         rows.negatives = NegativesConfig()  # by config it goes with a frozen encoder alone: it is slow
     module = RetrieverTraining(
@@ -291,7 +297,8 @@ def one_step(config: RetrieverRun, case: Case, mined: str, rank: int, world: int
     module.catalogue = widen(module.catalogue) if case.wide else module.catalogue
     module.eval()
     module.log = lambda *args, **kwargs: None  # pyright: ignore[reportAttributeAccessIssue]
-    chosen = searching(rows) if case.task == "next_item" else np.flatnonzero(rows.groups() == 1)[:8]
+    group = 1 if case.task == "query_to_item" else 2
+    chosen = searching(rows) if case.task == "next_item" else np.flatnonzero(rows.groups() == group)[:8]
     draw = Draw(epoch=1, number=3, rows=deal_to_rank(chosen, rank, world), part=rank, parts=world)
     batch = rows.assemble(draw)
     batch = widen(batch) if case.wide else batch

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
+from recsys.data.cloze import Cloze
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
 from recsys.data.mined import HardNegatives, Mined
@@ -82,9 +83,12 @@ class NegativesConfig:
 
 
 class RetrieverRows:
-    """Training rows of the retriever: windows of histories first, then (query, relevant items) pairs."""
+    """Training rows of the retriever: windows of histories first, then (query, relevant items) pairs, then items that
+    are asked for by their own words.
+    """
 
     alike: Alike | None = None
+    cloze: Cloze | None = None
 
     def __init__(
         self,
@@ -118,6 +122,7 @@ class RetrieverRows:
             self.queries, self.pair_item = (owner, item) if each_pair else (np.unique(owner), None)
         self.row_share, self.query_share = _row_share(data), _query_share(data, self.queries, self.pair_item)
         self._cached: tuple[int, Windows] | None = None
+        self._asked: tuple[int, np.ndarray] | None = None
         self.window_count = len(self._windows(0).user)
 
     def _windows(self, epoch: int) -> Windows:
@@ -137,11 +142,22 @@ class RetrieverRows:
         queries, windows = self.features.data.queries, self._windows(epoch)
         texts = [0 if queries is None else len(queries.texts[query]) for query in self.queries]
         texts = texts if self.pair_item is None else [0] * len(texts)
-        return np.concatenate([windows.last - windows.first, np.array(texts, dtype=np.int64)])
+        own = self.features.data.catalogue.texts
+        asked = [len(own[item]) for item in self._own_words(epoch)]
+        return np.concatenate([windows.last - windows.first, np.array([*texts, *asked], dtype=np.int64)])
 
     def groups(self) -> np.ndarray:
-        """0: next item, 1: query to item."""
-        return np.repeat([0, 1], [self.window_count, len(self.queries)])
+        """0: next item, 1: query to item, 2: an item's own words to it."""
+        asked = 0 if self.cloze is None else self.cloze.count
+        return np.repeat([0, 1, 2], [self.window_count, len(self.queries), asked])
+
+    def _own_words(self, epoch: int) -> np.ndarray:
+        """Items of the last rows."""
+        if self.cloze is None:
+            return np.zeros(0, dtype=np.int64)
+        if self._asked is None or self._asked[0] != epoch:
+            self._asked = epoch, self.cloze.drawn(self.seed, epoch)
+        return self._asked[1]
 
     def group_alike(self, queries: np.ndarray, items: np.ndarray) -> None:
         """From now on, the queries of a batch stand in runs of `negatives.alike` that are alike.
@@ -157,14 +173,19 @@ class RetrieverRows:
         if self.pair_item is not None:
             right = [np.array([item]) for item in self.pair_item]
         about = np.stack([_unit(items[one].mean(0)) for one in right]) + _unit(queries[self.queries])
-        leaf = np.concatenate([np.full(self.window_count, -1), split_alike(_unit(about), _LEAF * run)])
+        asked = len(self.groups()) - self.window_count - len(self.queries)
+        known = split_alike(_unit(about), _LEAF * run)
+        leaf = np.concatenate([np.full(self.window_count, -1), known, np.full(asked, -1)])
         self.alike = Alike(leaf=leaf, run=run)
 
     def assemble(self, draw: Draw) -> RetrieverBatch:
         """Make one batch."""
         if draw.rows[0] < self.window_count:
             return self._next_item(draw)
-        return self._query_to_item(draw, draw.rows - self.window_count)
+        places = draw.rows - self.window_count
+        if places[0] < len(self.queries):
+            return self._query_to_item(draw, places)
+        return self._own_words_to_item(draw, self._own_words(draw.epoch)[places - len(self.queries)])
 
     def _next_item(self, draw: Draw) -> RetrieverBatch:
         histories, windows = self.features.data.histories, self._windows(draw.epoch)
@@ -229,6 +250,18 @@ class RetrieverRows:
             taught=judged,
         )
 
+    def _own_words_to_item(self, draw: Draw, asked: np.ndarray) -> RetrieverBatch:
+        """`asked` are items; in this batch all items are read without the words that ask."""
+        assert self.cloze is not None
+        local, nobody = self._local(draw, [asked]), np.full(len(asked), -1)
+        pasts = [Past.empty(len(self.features.data.codes.context))] * len(asked)
+        users = self.cloze.features.users(pasts, nobody, asked, local, (self.seed, draw.epoch))
+        none = np.zeros(0, dtype=np.int64)
+        return self._batch(
+            draw, local, users, row=np.arange(len(asked)), step=np.zeros(len(asked), dtype=np.int64), target=asked,
+            seen=[(none, none)] * len(asked), draws=(0, 0), features=self.cloze.features,
+        )  # fmt: skip
+
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
         total = len(self.features.data.catalogue)
         if self.negatives.kind == "all":
@@ -260,14 +293,15 @@ class RetrieverRows:
         seen: list[tuple[np.ndarray, np.ndarray]],
         draws: tuple[int, int],
         taught: tuple[np.ndarray, np.ndarray] | None = None,
+        features: Features | None = None,
     ) -> RetrieverBatch:
         """`seen` holds for each row of `users` the items that it has, and from which step on; `draws` counts the rows
-        of the interactions and the queries that brought items in.
+        of the interactions and the queries that brought items in; `features` read the items, if others do.
         """
         item, since = (np.concatenate(part) for part in zip(*seen, strict=True))
         owner = np.repeat(np.arange(len(seen)), [len(items) for items, _ in seen])
         corrected = local.items is not None and self.negatives.log_q
-        items = None if local.items is None else self.features.items(local.items, (self.seed, draw.epoch))
+        items = None if local.items is None else (features or self.features).items(local.items, (self.seed, draw.epoch))
         return RetrieverBatch(
             items=items,
             item=None if local.items is None else torch.from_numpy(local.items),

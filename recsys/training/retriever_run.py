@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
+from recsys.data.cloze import ClozeConfig, make_cloze, split_texts
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.images import Images, image_source
@@ -63,6 +64,8 @@ class RetrieverRun(RunConfig):
     each; else every query, with one of its items drawn anew."""
     history_dropout: float = 0.0
     """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
+    cloze: ClozeConfig | None = None
+    """Items asked for by some of their own words, beside what queries ask for (task query_to_item); null: none."""
     teacher: TeacherConfig | None = None
     """A pruner to learn from, beside what is right; for task query_to_item. null: none."""
     loss: LossConfig = field(default_factory=LossConfig)
@@ -100,6 +103,8 @@ class RetrieverRun(RunConfig):
             raise InputError(f"trainer.strategy 'fsdp' {found}; {remedy}.")
         if self.trainer.strategy == "fsdp" and self.model.text is not None and self.model.text.pretrained:
             raise InputError("model.text.pretrained needs whole weights; set it to 0, or trainer.strategy to auto.")
+        if self.cloze is not None and (self.negatives.kind == "all" or "query_to_item" not in self.tasks):
+            raise InputError("cloze goes with negatives.kind: batch and task query_to_item; set both, or leave it out.")
         knows = trained_text and self.model.text is not None and not self.model.text.from_scratch
         if self.negatives.alike and not (knows and "query_to_item" in self.tasks and self.data.items.text):
             remedy = "set negatives.alike: 0, or train an encoder that has weights, on query_to_item"
@@ -117,7 +122,7 @@ def train_retriever(config: RetrieverRun) -> Path:
     data = prepare(config.data)
     features, model, tokenizer = build(config, data)
     valid = validation_requests(data, config.tasks)
-    rows = training_rows(config, features)
+    rows = training_rows(config, features, model, tokenizer)
     if config.negatives.alike and model.text is not None and tokenizer is not None:
         rows.group_alike(*_meanings(config, data, tokenizer, model.text))
     loaders = DataModule(rows, partial(_valid_loaders, features, list(valid.values())), config.loader, seed=config.seed)
@@ -148,12 +153,12 @@ def train_retriever(config: RetrieverRun) -> Path:
 def open_training(config: RetrieverRun) -> tuple[RetrieverTraining, RetrieverRows]:
     """The training without a run around it: to plan, and to try a batch."""
     data = prepare(config.data)
-    features, model, _ = build(config, data)
+    features, model, tokenizer = build(config, data)
     module = RetrieverTraining(
         model, features.catalogue(), torch.from_numpy(data.popularity()), valid=[], optim=config.optim,
         loss=replace(config.loss, products="float32"), total_steps=1, teacher=config.teacher,
     )  # fmt: skip
-    return module, training_rows(config, features)
+    return module, training_rows(config, features, model, tokenizer)
 
 
 def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, PreTrainedTokenizerFast | None]:
@@ -206,7 +211,9 @@ def image_reader(config: DataConfig, data: Prepared, encoder: ImageEncoder | Non
     )  # fmt: skip
 
 
-def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
+def training_rows(
+    config: RetrieverRun, features: Features, model: Retriever, tokenizer: PreTrainedTokenizerFast | None
+) -> RetrieverRows:
     """What is learnt from."""
     negatives = config.negatives
     hard = None
@@ -215,10 +222,18 @@ def training_rows(config: RetrieverRun, features: Features) -> RetrieverRows:
     taught, teacher = None, config.teacher
     if teacher is not None:
         taught = read_taught(Path(teacher.logits), teacher.candidates, features.data, config.data)
-    return RetrieverRows(
+    rows = RetrieverRows(
         features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
         hard=hard, taught=taught, each_pair=config.each_pair, seed=config.seed,
     )  # fmt: skip
+    if config.cloze is not None and config.model.text is not None and model.text is not None and tokenizer is not None:
+        asking, answering = split_texts(features, config.cloze, config.data.items.text)
+        read = text_reader(config.model.text, tokenizer, model.text, Path(config.data.cache))
+        rows.cloze = make_cloze(
+            features, asking, answering, rows.known, queries=read(asking), items=read(answering),
+            count=round(config.cloze.share * len(rows.queries)),
+        )  # fmt: skip
+    return rows
 
 
 def _meanings(

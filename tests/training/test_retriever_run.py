@@ -414,7 +414,7 @@ def test_queries_that_are_alike_meet_and_a_share_of_the_start_is_exported(
 
 def test_queries_are_alike_by_their_words_and_by_what_is_right_for_them(shop: DataConfig, tmp_path: Path) -> None:
     config = run_of(shop, tmp_path)
-    rows = training_rows(config, build(config, prepare(shop))[0])
+    rows = training_rows(config, *build(config, prepare(shop)))
     rows.negatives = NegativesConfig(kind="batch", alike=4)
     queries = np.zeros((len(rows.features.data.queries or ()), 2))
     queries[:, 0] = np.arange(len(queries)) % 2

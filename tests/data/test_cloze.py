@@ -118,5 +118,5 @@ def test_a_cloze_without_columns_is_refused():
 
 def test_items_without_words_on_one_side_teach_nothing(data):
     features = Features(data, Texts(), Texts(), max_items=1)
-    with pytest.raises(InputError, match="No item has words in cloze.columns"):
+    with pytest.raises(InputError, match=r"No item has words in cloze\.columns"):
         make_cloze(features, [""] * ITEMS, ["x"] * ITEMS, np.arange(ITEMS), queries=Texts(), items=Texts(), count=3)

@@ -25,7 +25,7 @@ from recsys.data.requests import (
     request_pasts,
     seen_items,
 )
-from recsys.data.sampling import Draw, uniform
+from recsys.data.sampling import Alike, Draw, uniform
 from recsys.data.split import TRAIN, VALID
 from recsys.errors import InputError
 from recsys.shards import Parts
@@ -235,7 +235,7 @@ def assemble_lists(
 class PrunerRows:
     """Training rows of the pruner: lists of the stage `second`. A list keeps its positives and some of the others."""
 
-    alike = None
+    alike: Alike | None = None
 
     def __init__(
         self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int,

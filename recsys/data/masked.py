@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import MaskedBatch
 from recsys.data.prepare import Prepared, hash_share
-from recsys.data.sampling import Draw, uniform
+from recsys.data.sampling import Alike, Draw, uniform
 from recsys.data.split import VALID
 from recsys.data.tokens import LONGEST, TokenCache
 from recsys.errors import InputError
@@ -68,7 +68,7 @@ class Masking:
 class MaskedRows:
     """Training rows of masked-language modelling: one text each."""
 
-    alike = None
+    alike: Alike | None = None
 
     def __init__(self, tokens: TokenCache, rows: np.ndarray, masking: Masking, *, seed: int) -> None:
         """`rows` are the texts of `tokens` that are learnt from."""

@@ -25,6 +25,8 @@ class Codes:
     user_category: dict[str, list[str]] = field(default_factory=dict)
     user_number: dict[str, list[float]] = field(default_factory=dict)
     context: dict[str, list[str]] = field(default_factory=dict)
+    cycles: dict[str, float] = field(default_factory=dict)
+    """Periods of the context columns whose values go round."""
     event: list[str] = field(default_factory=list)
     notes: dict[str, list[float]] = field(default_factory=dict)
     """Of reviews: the unit of their ages, and of the rating median and interquartile range; of ads: the unit, and the
@@ -56,6 +58,12 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
     moment = {
         name: _words(tables.interactions, name) for name in [*roles.context, *([roles.event] if roles.event else [])]
     }
+    for name in roles.cycles:
+        words = [word for word in moment[name] if _number(word) is None]
+        if words:
+            raise InputError(
+                f"data.interactions.cycles: {name!r} holds {words[0]!r}, which is no number; leave it out."
+            )
     return Codes(
         item_ids=tables.items[items.id].to_list(),
         item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
@@ -63,8 +71,24 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
         user_category={name: _values(split_cells(tables.users, name, {})) for name in users.category},
         user_number={name: scale(tables.users[name]) for name in users.number},
         context={name: moment[name] for name in roles.context},
+        cycles=dict(roles.cycles),
         event=moment[roles.event] if roles.event else [],
     )
+
+
+def turns(codes: Codes) -> list[list[float]]:
+    """Of each context column, where each of its values stands in its period, in [0, 1); empty: it does not go round."""
+    return [
+        [(_number(word) or 0.0) / codes.cycles[name] % 1 for word in words] if name in codes.cycles else []
+        for name, words in codes.context.items()
+    ]
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def check_columns(codes: Codes, config: DataConfig) -> None:

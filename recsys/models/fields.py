@@ -12,18 +12,27 @@ def widened(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+_WAVES = 3
+"""Times around that a cycle is told apart by, at most."""
+
+
 class Categories(nn.Module):
     """[..., C, V] codes -> [..., D]: the mean over each column's values, summed over columns.
 
     Code 0 is padding; in a cell without any value it stands for a learnt "missing".
     """
 
-    def __init__(self, sizes: Sequence[int], width: int) -> None:
-        """`sizes` holds the number of known values of each column, without code 0."""
+    def __init__(self, sizes: Sequence[int], width: int, turns: Sequence[Sequence[float]] = ()) -> None:
+        """`sizes` holds the number of known values of each column, without code 0; `turns` where those of columns that
+        go round stand in their period (see `Cycle`), nothing for others.
+        """
         super().__init__()
         self.tables = nn.ModuleList(nn.Embedding(size + 1, width) for size in sizes)
         for table in self.tables:
             nn.init.normal_(cast(nn.Embedding, table).weight, std=width**-0.5)
+        for number, round_ in enumerate(turns):
+            if round_:
+                self.tables[number] = Cycle(round_, width)
 
     def forward(self, codes: Tensor) -> Tensor:
         """Embed."""
@@ -36,6 +45,28 @@ class Categories(nn.Module):
         first = known[..., :1] | ~known.any(-1, keepdim=True)  # nothing known: the first code, a 0, stands
         counted = torch.cat([first, known[..., 1:]], dim=-1)
         return (table(codes) * counted[..., None]).sum(-2) / counted.sum(-1, keepdim=True)
+
+
+class Cycle(nn.Module):
+    """[...] codes -> [..., D] of values that go round: the hours of a day, the days of a week.
+
+    Sines and cosines of once, twice and three times around, through a linear layer, so that neighbours are alike, the
+    last and the first too. Code 0 is a learnt "missing".
+    """
+
+    waves: Tensor  # [size + 1, 2 * _WAVES]
+
+    def __init__(self, turns: Sequence[float], width: int) -> None:
+        """`turns` [size] holds where each value stands in its period, in [0, 1)."""
+        super().__init__()
+        angle = 2 * torch.pi * torch.tensor([0.0, *turns])[:, None] * torch.arange(1, _WAVES + 1)
+        self.register_buffer("waves", torch.cat([angle.sin(), angle.cos()], dim=1), persistent=False)
+        self.out = nn.Linear(2 * _WAVES, width)
+        self.missing = nn.Parameter(torch.randn(width) * width**-0.5)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Embed."""
+        return torch.where((codes > 0)[..., None], self.out(self.waves[codes]), self.missing)
 
 
 class Numbers(nn.Module):

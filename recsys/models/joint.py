@@ -69,7 +69,7 @@ class JointEncoder(nn.Module):
         )
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
         self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
-        self.context = Categories(sizes.context, width) if config.context and sizes.context else None
+        self.context = Categories(sizes.context, width, sizes.turns) if config.context and sizes.context else None
         self.event = nn.Embedding(sizes.event + 2, width) if sizes.event else None  # the last: a search
         self.kind = nn.Embedding(CANDIDATE + 1, width)
         self.recency = nn.Embedding(config.history, width)

@@ -79,6 +79,8 @@ class Sizes:
     user_category: list[int] = field(default_factory=list)
     user_number: int = 0
     context: list[int] = field(default_factory=list)
+    turns: list[list[float]] = field(default_factory=list)
+    """Of each context column that goes round, where its values stand; empty for the others."""
     event: int = 0
     vocab: int = 0
     reviews: int | None = None
@@ -275,7 +277,7 @@ class UserTower(nn.Module):
         super().__init__()
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
         self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
-        self.context = Categories(sizes.context, width) if config.context and sizes.context else None
+        self.context = Categories(sizes.context, width, sizes.turns) if config.context and sizes.context else None
         self.history = HistoryEncoder(config.history, width) if config.history else None
         self.event = nn.Embedding(sizes.event + 2, width) if config.history and sizes.event else None  # last: a search
         if self.event is not None:

@@ -66,6 +66,8 @@ class InteractionsConfig:
     """Events that are positives; null: every row."""
     context: list[str] = field(default_factory=list)
     """Category columns that describe the moment: page, device, hour, ..."""
+    cycles: dict[str, float] = field(default_factory=dict)
+    """Context columns of numbers that go round, with their period, e.g. {hour: 24}: 23 and 0 are then neighbours."""
     judged: bool = False
     """Whether rows that are no target are wrong answers (a rating of 3 where 4 and 5 are targets): a pruner without
     candidates learns from both. A row sees what its user did strictly before, and nothing of a later split, which may
@@ -74,6 +76,14 @@ class InteractionsConfig:
     def __post_init__(self) -> None:
         if self.judged and (self.event is None or self.target_events is None):
             raise InputError("interactions.judged tells targets from other rows; set event and target_events.")
+        for name, period in self.cycles.items():
+            if name not in self.context:
+                known = f"it is for columns of interactions.context.{nearest(name, self.context)}"
+                raise InputError(f"data.interactions.cycles names {name!r}; {known}")
+            if period <= 0:
+                raise InputError(
+                    f"data.interactions.cycles: the period of {name!r} is {period}; expected 24, or 7, ..."
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

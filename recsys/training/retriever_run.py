@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
 from recsys.data.cloze import ClozeConfig, make_cloze, split_texts
+from recsys.data.codes import turns
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.images import Images, image_source
@@ -264,7 +265,8 @@ def sizes(data: Prepared, vocab: int) -> Sizes:
         items=len(codes.item_ids),
         item_category=[len(values) for values in codes.item_category.values()], item_number=len(codes.item_number),
         user_category=[len(values) for values in codes.user_category.values()], user_number=len(codes.user_number),
-        context=[len(values) for values in codes.context.values()], event=len(codes.event), vocab=vocab,
+        context=[len(values) for values in codes.context.values()], turns=turns(codes), event=len(codes.event),
+        vocab=vocab,
         **{name: notes.number.shape[1] for name, notes in data.notes.items()},
     )  # fmt: skip
 

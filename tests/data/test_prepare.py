@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recsys.data import histories as layout
-from recsys.data.codes import Codes
+from recsys.data.codes import Codes, turns
 from recsys.data.histories import assert_no_leak
 from recsys.data.prepare import content_hash, hash_share, prepare
 from recsys.data.split import SECOND, STAGES, TEST, TRAIN, VALID
@@ -545,3 +545,28 @@ def test_other_pictures_under_the_same_names_are_other_data(tmp_path):
 def test_a_split_of_items_does_not_deal_queries(tmp_path):
     with pytest.raises(InputError, match="second_queries"):
         SplitConfig(items="part", second_queries=0.1)
+
+
+def test_values_that_go_round_stand_at_their_place_in_the_period(tmp_path):
+    rows = {**INTERACTIONS, "hour": [6, 0, 18], "page": ["x", "y", "x"]}
+    folder = write(tmp_path / "tables", items=ITEMS, interactions=rows)
+    roles = InteractionsConfig(context=["page", "hour"], cycles={"hour": 24})
+    codes = prepare(settings(folder, interactions=roles)).codes
+    assert codes.context["hour"] == ["0", "18", "6"]
+    assert turns(codes) == [[], [0.0, 0.75, 0.25]]
+    codes.save(tmp_path / "codes.json")
+    assert Codes.load(tmp_path / "codes.json") == codes
+
+
+def test_words_do_not_go_round(tmp_path):
+    folder = write(tmp_path / "tables", items=ITEMS, interactions={**INTERACTIONS, "page": ["x", "y", "x"]})
+    with pytest.raises(InputError, match=r"cycles: 'page' holds 'x', which is no number"):
+        prepare(settings(folder, interactions=InteractionsConfig(context=["page"], cycles={"page": 7})))
+
+
+@pytest.mark.parametrize(
+    ("cycles", "message"), [({"hours": 24}, "cycles names"), ({"hour": 0}, "the period of 'hour'")]
+)
+def test_a_cycle_of_no_column_or_without_a_period_is_refused(cycles, message):
+    with pytest.raises(InputError, match=message):
+        InteractionsConfig(context=["hour"], cycles=cycles)

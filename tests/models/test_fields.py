@@ -1,7 +1,9 @@
+from typing import cast
+
 import torch
 from torch import nn
 
-from recsys.models.fields import Categories, Numbers, absent, contribution
+from recsys.models.fields import Categories, Cycle, Numbers, absent, contribution
 
 NAN = float("nan")
 
@@ -41,6 +43,19 @@ def test_categories_take_any_leading_shape() -> None:
     categories = Categories([3, 2], 4)
     codes = torch.randint(0, 3, (5, 7, 2, 1))
     torch.testing.assert_close(categories(codes)[2, 3], categories(codes[2, 3]))
+
+
+def test_hours_go_round_so_that_the_last_is_as_near_to_the_first_as_to_the_one_before() -> None:
+    torch.manual_seed(0)
+    hours = Categories([3, 24], 8, [[], [hour / 24 for hour in range(24)]])
+    found = hours.tables[1](torch.arange(1, 25))
+    step = (found - found.roll(1, 0)).norm(dim=1)
+    across = (found - found.roll(12, 0)).norm(dim=1)
+    assert step[0] < 1.5 * step[1:].max()
+    assert step.mean() < across.mean()
+    moments = torch.tensor([[[2], [1]], [[2], [0]]])
+    expected = table(hours, 0)[2] + torch.stack([found[0], cast(Cycle, hours.tables[1]).missing])
+    torch.testing.assert_close(hours(moments), expected)
 
 
 def test_a_missing_number_is_learnt_and_not_zero() -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.data.mined import MineConfig
 from recsys.retrieval.index import ItemIndex
-from recsys.retrieval.mine import MineConfig, find_negatives
+from recsys.retrieval.mine import find_negatives
 
 PLANTED = 5  # right items of each user
 BLOCK = 2048

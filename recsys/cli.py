@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +117,10 @@ def _train(arguments: list[str]) -> int:
 def _training(task: str, config: str) -> tuple[type, Callable[[Any], Path]]:
     """The settings of a task, and what trains it."""
     if task == "retriever":
+        from recsys.retrieval.mine import mine_round
         from recsys.training.retriever_run import RetrieverRun, train_retriever
 
-        return RetrieverRun, train_retriever
+        return RetrieverRun, partial(train_retriever, mine=mine_round)
     if task == "pruner":
         from recsys.training.pruner_run import PrunerRun, train_pruner
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recsys.data.features import Features, Texts
+from recsys.data.sampling import Draw
 from recsys.data.text import join_columns
 from recsys.errors import InputError, nearest
 
@@ -21,7 +22,7 @@ class ClozeConfig:
     columns: list[str] = field(default_factory=list)
     """Columns of data.items.text that are the query; the item is read without them."""
     share: float = 0.25
-    """Rows in an epoch, other items in each, for every train query."""
+    """Items asked for so in a batch, others in each, for every query of it."""
 
     def __post_init__(self) -> None:
         if not self.columns or self.share <= 0:
@@ -30,20 +31,22 @@ class ClozeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Cloze:
-    """Rows of the task. `features` reads row i of the items table as a query and as an item."""
+    """Row i of the items table asks as query `queries` + i and answers as item `catalogue` + i."""
 
-    features: Features
     items: np.ndarray
-    """[n] items that have words on both sides."""
-    count: int
-    """Of them in an epoch."""
+    """[n] rows of the items that have words on both sides."""
+    share: float
+    queries: int
+    catalogue: int
 
-    def drawn(self, seed: int, epoch: int) -> np.ndarray:
-        """[count] the items of an epoch, each once."""
-        return np.random.default_rng([seed, epoch, 4]).permutation(self.items)[: self.count]
+    def drawn(self, draw: Draw, seed: int) -> np.ndarray:
+        """This process's share of the items that ask in a batch, each once."""
+        count = round(self.share * len(draw.rows if draw.whole is None else draw.whole))
+        rng = np.random.default_rng([seed, draw.epoch, 4, draw.number])
+        return rng.choice(self.items, min(count, len(self.items)), replace=False)[draw.part :: draw.parts]
 
 
-def split_texts(data: Features, config: ClozeConfig, text: list[str]) -> tuple[list[str], list[str]]:
+def split_texts(features: Features, config: ClozeConfig, text: list[str]) -> tuple[list[str], list[str]]:
     """What asks and what answers, for every item; `text` are the columns of data.items.text."""
     for name in config.columns:
         if name not in text:
@@ -51,27 +54,28 @@ def split_texts(data: Features, config: ClozeConfig, text: list[str]) -> tuple[l
     rest = [name for name in text if name not in config.columns]
     if not rest:
         raise InputError("cloze.columns are all columns of data.items.text; leave at least one for the answer.")
-    items = data.data.tables.items
+    items = features.data.tables.items
     return join_columns(items, config.columns), join_columns(items, rest)
 
 
-def make_cloze(
-    features: Features, asking: list[str], answering: list[str], known: np.ndarray, *, queries: Texts, items: Texts,
-    count: int,
-) -> Cloze:  # fmt: skip
-    """The rows of the task.
+def add_cloze(
+    features: Features, asking: list[str], answering: list[str], known: np.ndarray, share: float, *, queries: Texts,
+    items: Texts,
+) -> tuple[Features, Cloze]:  # fmt: skip
+    """A reader that also knows these texts, and which rows there are.
 
     Args:
         features: reader of the data set.
         asking, answering: from `split_texts`.
         known: [n] rows of the items that may be learnt from.
-        queries, items: how these texts reach a batch.
-        count: rows in an epoch, as many as there are at the most.
+        share: of `ClozeConfig`.
+        queries: the queries' own texts, then `asking`.
+        items: the items' own texts, then `answering`.
     """
     both = np.array([bool(one) and bool(other) for one, other in zip(asking, answering, strict=True)], dtype=bool)
     rows = known[both[known]]
     if not len(rows):
         raise InputError("No item has words in cloze.columns and in another column; there is nothing to learn from.")
-    other = copy(features)
+    other, data = copy(features), features.data
     other.query_texts, other.item_texts = queries, items
-    return Cloze(features=other, items=rows, count=max(min(count, len(rows)), 1))
+    return other, Cloze(items=rows, share=share, queries=len(data.queries or ()), catalogue=len(data.catalogue))

@@ -1,6 +1,6 @@
 """Global rows -> batches for the retriever: next-item windows and query-to-item pairs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
 from recsys.data.cloze import Cloze
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
-from recsys.data.mined import HardNegatives, Mined
+from recsys.data.mined import HardNegatives, MineConfig, Mined
 from recsys.data.pasts import Past
 from recsys.data.prepare import Prepared
 from recsys.data.sampling import Alike, Draw, Windows, cut_windows, split_alike, uniform
@@ -67,7 +67,13 @@ class NegativesConfig:
     """Hard negatives of each query or window, drawn anew in each epoch from the lists of `mined` (kind batch)."""
     mined: str | None = None
     """Parquet file or folder with item_id and query_id or user_id: what an earlier retriever found, as infer.py search
-    and recommend write it; or the folder of infer.py mine. Relevant items are left out."""
+    and recommend write it; or the folder of infer.py mine. Relevant items are left out. null, with `refresh`: the
+    model mines before it learns."""
+    refresh: int = 0
+    """Epochs after which hard negatives are mined anew, by the model as it then is; 0: never. The rounds lie below
+    rounds/ of the run's folder."""
+    mine: MineConfig = field(default_factory=MineConfig)
+    """Which items of the model's ranking they are (with `refresh`)."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("all", "batch"):
@@ -76,19 +82,21 @@ class NegativesConfig:
             raise InputError(f"negatives.random is {self.random}; expected 0 or more items.")
         if self.alike < 0 or self.alike == 1 or (self.alike and self.kind == "all"):
             raise InputError(f"negatives.alike is {self.alike}; expected 0, or 2 and more with negatives.kind: batch.")
-        if self.hard < 0 or (self.hard > 0) != (self.mined is not None):
-            raise InputError(f"negatives.hard is {self.hard} and mined {self.mined!r}; set both, or neither.")
+        if self.refresh < 0:
+            raise InputError(f"negatives.refresh is {self.refresh}; expected 0 or more epochs.")
+        if self.hard < 0 or (self.hard > 0) != (self.mined is not None or self.refresh > 0):
+            found = f"negatives.hard is {self.hard}, mined {self.mined!r} and refresh {self.refresh}"
+            raise InputError(f"{found}; set hard with one of the others, or none of them.")
         if self.hard and self.kind == "all":
             raise InputError("negatives.hard needs negatives.kind: batch; with 'all' every item is there already.")
 
 
 class RetrieverRows:
-    """Training rows of the retriever: windows of histories first, then (query, relevant items) pairs, then items that
-    are asked for by their own words.
-    """
+    """Training rows of the retriever: windows of histories first, then (query, relevant items) pairs."""
 
     alike: Alike | None = None
     cloze: Cloze | None = None
+    """Items that are asked for by their own words, beside the queries of each batch; `features` then read them too."""
 
     def __init__(
         self,
@@ -122,7 +130,6 @@ class RetrieverRows:
             self.queries, self.pair_item = (owner, item) if each_pair else (np.unique(owner), None)
         self.row_share, self.query_share = _row_share(data), _query_share(data, self.queries, self.pair_item)
         self._cached: tuple[int, Windows] | None = None
-        self._asked: tuple[int, np.ndarray] | None = None
         self.window_count = len(self._windows(0).user)
 
     def _windows(self, epoch: int) -> Windows:
@@ -142,22 +149,11 @@ class RetrieverRows:
         queries, windows = self.features.data.queries, self._windows(epoch)
         texts = [0 if queries is None else len(queries.texts[query]) for query in self.queries]
         texts = texts if self.pair_item is None else [0] * len(texts)
-        own = self.features.data.catalogue.texts
-        asked = [len(own[item]) for item in self._own_words(epoch)]
-        return np.concatenate([windows.last - windows.first, np.array([*texts, *asked], dtype=np.int64)])
+        return np.concatenate([windows.last - windows.first, np.array(texts, dtype=np.int64)])
 
     def groups(self) -> np.ndarray:
-        """0: next item, 1: query to item, 2: an item's own words to it."""
-        asked = 0 if self.cloze is None else self.cloze.count
-        return np.repeat([0, 1, 2], [self.window_count, len(self.queries), asked])
-
-    def _own_words(self, epoch: int) -> np.ndarray:
-        """Items of the last rows."""
-        if self.cloze is None:
-            return np.zeros(0, dtype=np.int64)
-        if self._asked is None or self._asked[0] != epoch:
-            self._asked = epoch, self.cloze.drawn(self.seed, epoch)
-        return self._asked[1]
+        """0: next item, 1: query to item."""
+        return np.repeat([0, 1], [self.window_count, len(self.queries)])
 
     def group_alike(self, queries: np.ndarray, items: np.ndarray) -> None:
         """From now on, the queries of a batch stand in runs of `negatives.alike` that are alike.
@@ -173,19 +169,14 @@ class RetrieverRows:
         if self.pair_item is not None:
             right = [np.array([item]) for item in self.pair_item]
         about = np.stack([_unit(items[one].mean(0)) for one in right]) + _unit(queries[self.queries])
-        asked = len(self.groups()) - self.window_count - len(self.queries)
-        known = split_alike(_unit(about), _LEAF * run)
-        leaf = np.concatenate([np.full(self.window_count, -1), known, np.full(asked, -1)])
+        leaf = np.concatenate([np.full(self.window_count, -1), split_alike(_unit(about), _LEAF * run)])
         self.alike = Alike(leaf=leaf, run=run)
 
     def assemble(self, draw: Draw) -> RetrieverBatch:
         """Make one batch."""
         if draw.rows[0] < self.window_count:
             return self._next_item(draw)
-        places = draw.rows - self.window_count
-        if places[0] < len(self.queries):
-            return self._query_to_item(draw, places)
-        return self._own_words_to_item(draw, self._own_words(draw.epoch)[places - len(self.queries)])
+        return self._query_to_item(draw, draw.rows - self.window_count)
 
     def _next_item(self, draw: Draw) -> RetrieverBatch:
         histories, windows = self.features.data.histories, self._windows(draw.epoch)
@@ -238,29 +229,25 @@ class RetrieverRows:
             judged[0][~np.isin(judged[0], self.known)] = -1
         local = self._local(draw, [target, entries, hard, *([] if judged is None else [judged[0][judged[0] >= 0]])])
         others = [items[items != own] for items, own in zip(positives, target, strict=True)]
+        users = queries.user[rows]
+        if self.cloze is not None:
+            asked, (words, wordless) = self.cloze.drawn(draw, self.seed), (self.cloze.queries, self.cloze.catalogue)
+            rows, users = np.append(rows, words + asked), np.append(users, np.full(len(asked), -1))
+            others = [np.append(items, wordless + right) for items, right in zip(others, positives, strict=True)]
+            others += [asked[row : row + 1] for row in range(len(asked))]
+            pasts += [Past.empty(len(self.features.data.codes.context))] * len(asked)
+            target, local = np.append(target, wordless + asked), local.joined(wordless + asked)
         return self._batch(
             draw,
             local,
-            self.features.users(pasts, queries.user[rows], rows, local, (self.seed, draw.epoch)),
+            self.features.users(pasts, users, rows, local, (self.seed, draw.epoch)),
             row=np.arange(len(rows)),
             step=np.array([len(past.item) for past in pasts]),
             target=target,
             seen=[(items, np.zeros(len(items), dtype=np.int64)) for items in others],
-            draws=(len(entries), len(rows)),
+            draws=(len(entries), len(places)),
             taught=judged,
         )
-
-    def _own_words_to_item(self, draw: Draw, asked: np.ndarray) -> RetrieverBatch:
-        """`asked` are items; in this batch all items are read without the words that ask."""
-        assert self.cloze is not None
-        local, nobody = self._local(draw, [asked]), np.full(len(asked), -1)
-        pasts = [Past.empty(len(self.features.data.codes.context))] * len(asked)
-        users = self.cloze.features.users(pasts, nobody, asked, local, (self.seed, draw.epoch))
-        none = np.zeros(0, dtype=np.int64)
-        return self._batch(
-            draw, local, users, row=np.arange(len(asked)), step=np.zeros(len(asked), dtype=np.int64), target=asked,
-            seen=[(none, none)] * len(asked), draws=(0, 0), features=self.cloze.features,
-        )  # fmt: skip
 
     def _local(self, draw: Draw, wanted: list[np.ndarray]) -> Local:
         total = len(self.features.data.catalogue)
@@ -293,15 +280,14 @@ class RetrieverRows:
         seen: list[tuple[np.ndarray, np.ndarray]],
         draws: tuple[int, int],
         taught: tuple[np.ndarray, np.ndarray] | None = None,
-        features: Features | None = None,
     ) -> RetrieverBatch:
         """`seen` holds for each row of `users` the items that it has, and from which step on; `draws` counts the rows
-        of the interactions and the queries that brought items in; `features` read the items, if others do.
+        of the interactions and the queries that brought items in.
         """
         item, since = (np.concatenate(part) for part in zip(*seen, strict=True))
         owner = np.repeat(np.arange(len(seen)), [len(items) for items, _ in seen])
         corrected = local.items is not None and self.negatives.log_q
-        items = None if local.items is None else (features or self.features).items(local.items, (self.seed, draw.epoch))
+        items = None if local.items is None else self.features.items(local.items, (self.seed, draw.epoch))
         return RetrieverBatch(
             items=items,
             item=None if local.items is None else torch.from_numpy(local.items),
@@ -321,9 +307,15 @@ class RetrieverRows:
 
     def _missed(self, items: np.ndarray) -> torch.Tensor:
         """[n, 3] log of the chance that one draw misses each item: 1 less its share of the train rows, of what train
-        queries ask for, and of the catalogue.
+        queries ask for, and of the catalogue. One without some of its words counts as what a query asks for does.
         """
-        shares = (self.row_share[items], self.query_share[items], np.full(len(items), 1 / len(self.known)))
+        own = items < len(self.row_share)
+        items = np.where(own, items, 0)
+        asked = self.query_share[self.query_share > 0].mean() if self.cloze is not None else 0.0
+        shares = (
+            np.where(own, self.row_share[items], 0), np.where(own, self.query_share[items], asked),
+            np.where(own, 1 / len(self.known), 0),
+        )  # fmt: skip
         return torch.from_numpy(np.stack([np.log1p(-np.minimum(share, 1 - 1e-6)) for share in shares], axis=1))
 
 

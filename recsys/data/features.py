@@ -69,9 +69,13 @@ class Features:
         self.searches = Searches(data.queries) if searches and data.queries is not None else None
 
     def items(self, rows: np.ndarray, moved: tuple[int, int] | None = None) -> ItemBatch:
-        """The content of items, one row each; `moved`, a seed and an epoch, augments it for training."""
+        """The content of items, one row each; `moved`, a seed and an epoch, augments it for training.
+
+        A row beyond the catalogue is an item of it with other words (`data.cloze`).
+        """
         catalogue = self.data.catalogue
         tokens, vectors = (None, None) if "text" in self.hidden else self.item_texts.read(rows, moved)
+        rows = rows % len(catalogue)
         return ItemBatch(
             **({} if self.images is None or "image" in self.hidden else self.images.read(rows, moved)),
             index=torch.from_numpy(catalogue.index[rows]),
@@ -172,12 +176,14 @@ class Features:
             end: the user's searches since row `first` (since ever, for the first row) and before this order value
                 stand among them.
             keep: [last - first] bool, which of the rows stay.
-            stage: rows and searches of a later one are left out: what is learnt from does not see what is judged on.
+            stage: searches of a later one are left out, and rows where those are judged: what is learnt from does not
+                see what is judged on.
         """
         histories = self.data.histories
         assert histories is not None
         rows = np.arange(first, last) if keep is None else np.arange(first, last)[keep]
-        rows = rows[histories.stage[rows] <= stage]
+        if self.data.judged:
+            rows = rows[histories.stage[rows] <= stage]
         past = Past(
             item=histories.item[rows].astype(np.int64),
             query=np.full(len(rows), -1, dtype=np.int64),
@@ -215,6 +221,10 @@ class Local:
     def find(self, rows: np.ndarray) -> np.ndarray:
         """Local rows of items that are there (others give a meaningless row)."""
         return rows if self.items is None else np.minimum(np.searchsorted(self.items, rows), self.size - 1)
+
+    def joined(self, rows: np.ndarray) -> "Local":
+        """With other items beside them."""
+        return self if self.items is None else Local(np.union1d(self.items, rows), self.size)
 
 
 def search_past(features: Features, query: int, end: int = -1, before: float = np.inf) -> Past:

@@ -15,6 +15,24 @@ _PLACE = 1_000_121  # of the draws
 
 
 @dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """Which items of the retriever's ranking are hard negatives."""
+
+    first: int = 1
+    """Rank, from 1, of the first wrong item that is taken: those above it may be right, though nobody says so."""
+    last: int = 100
+    """Rank of the last one."""
+    margin: float = 0.1
+    """How far below the best right item's score a negative's must be, in standard deviations of the list's scores."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first <= self.last:
+            raise InputError(f"mine: expected 1 <= first <= last; found {self.first} and {self.last}.")
+        if self.margin < 0:
+            raise InputError(f"mine.margin is {self.margin}; expected 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mined:
     """A list of items for each row of a table (queries or users); empty where none was found."""
 

@@ -16,6 +16,7 @@ import torch
 import yaml
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from recsys.data.mined import MineConfig
 from recsys.data.requests import Requests, answered_queries, search_requests, serving_requests, user_requests
 from recsys.data.split import STAGES as SPLITS
 from recsys.errors import InputError, nearest
@@ -33,7 +34,7 @@ from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
 from recsys.retrieval.index import set_search_threads
 from recsys.retrieval.lexical import LexicalConfig
-from recsys.retrieval.mine import MineConfig, mine, print_audit
+from recsys.retrieval.mine import mine, print_audit
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.histories import Histories
+from recsys.data.mined import MineConfig
 from recsys.data.requests import Requests, answered_queries, query_requests, target_requests
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
@@ -21,27 +22,10 @@ from recsys.retrieval.candidates import trained_tasks
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
 from recsys.retrieval.index import ItemIndex
 from recsys.shards import Parts, fingerprint, folder_hash, write_atomic
+from recsys.tables import DataConfig
 
 AUDIT = "audit.json"
 """Beside the parts: what there is among the negatives, and what there must not be."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MineConfig:
-    """Which items of the retriever's ranking are hard negatives."""
-
-    first: int = 1
-    """Rank, from 1, of the first wrong item that is taken: those above it may be right, though nobody says so."""
-    last: int = 100
-    """Rank of the last one."""
-    margin: float = 0.1
-    """How far below the best right item's score a negative's must be, in standard deviations of the list's scores."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.first <= self.last:
-            raise InputError(f"mine: expected 1 <= first <= last; found {self.first} and {self.last}.")
-        if self.margin < 0:
-            raise InputError(f"mine.margin is {self.margin}; expected 0 or more.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +83,11 @@ def mine(
     if not found:
         raise InputError("There is nothing to mine for: no train query or user has a right item.")
     return found
+
+
+def mine_round(run: Path, data: DataConfig, config: MineConfig) -> None:
+    """Write RUN/mined with the model of RUN, for a training that mines anew (`negatives.refresh`)."""
+    mine(OpenRetriever.open(run, data), run / "mined", config, last_round=None, overwrite=False)
 
 
 def _requests(retriever: OpenRetriever, tasks: list[str]) -> Iterator[tuple[str, Requests]]:

@@ -1,6 +1,7 @@
 """The retriever's run, from tables to a model folder."""
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,12 @@ from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
-from recsys.data.cloze import ClozeConfig, make_cloze, split_texts
+from recsys.data.cloze import ClozeConfig, add_cloze, split_texts
 from recsys.data.codes import turns
 from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.images import Images, image_source
-from recsys.data.mined import read_mined
+from recsys.data.mined import HardNegatives, read_mined
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
 from recsys.data.taught import read_taught
@@ -32,9 +33,11 @@ from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 from recsys.results import add_requests, add_stage, stage_name
+from recsys.shards import folder_hash, publish_folder
 from recsys.tables import DataConfig
 from recsys.training.distributed import first_process, is_sharded, whole_state
 from recsys.training.retriever import LossConfig, RetrieverTraining, TeacherConfig
+from recsys.training.rounds import HardRounds, Mine
 from recsys.training.run import (
     RunConfig,
     check_run,
@@ -104,8 +107,12 @@ class RetrieverRun(RunConfig):
             raise InputError(f"trainer.strategy 'fsdp' {found}; {remedy}.")
         if self.trainer.strategy == "fsdp" and self.model.text is not None and self.model.text.pretrained:
             raise InputError("model.text.pretrained needs whole weights; set it to 0, or trainer.strategy to auto.")
+        if self.negatives.refresh and self.trainer.strategy == "fsdp":
+            raise InputError("negatives.refresh needs whole weights; set it to 0, or trainer.strategy to auto.")
         if self.cloze is not None and (self.negatives.kind == "all" or "query_to_item" not in self.tasks):
             raise InputError("cloze goes with negatives.kind: batch and task query_to_item; set both, or leave it out.")
+        if self.cloze is not None and self.teacher is not None:
+            raise InputError("cloze asks for what no teacher has judged; leave out the one or the other.")
         knows = trained_text and self.model.text is not None and not self.model.text.from_scratch
         if self.negatives.alike and not (knows and "query_to_item" in self.tasks and self.data.items.text):
             remedy = "set negatives.alike: 0, or train an encoder that has weights, on query_to_item"
@@ -114,8 +121,8 @@ class RetrieverRun(RunConfig):
             raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
 
-def train_retriever(config: RetrieverRun) -> Path:
-    """Train, evaluate and export; returns the run's folder."""
+def train_retriever(config: RetrieverRun, mine: Mine | None = None) -> Path:
+    """Train, evaluate and export; returns the run's folder. `mine` makes the rounds of `negatives.refresh`."""
     config = prepare_process(config)
     if is_done(config):
         return config.folder
@@ -136,7 +143,8 @@ def train_retriever(config: RetrieverRun) -> Path:
     total, trained = count_parameters(model)
     write_versions(config.folder, data.hash, {"weights": total, "trained_weights": trained, "steps": steps})
     begin, monitor = time.perf_counter(), f"{next(iter(valid), 'valid')}/ndcg@10"
-    trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
+    rounds = _rounds(config, rows, data, partial(_export, model, data, tokenizer), mine)
+    trainer = fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint, more=rounds)
     seconds = time.perf_counter() - begin
     made = model if not is_sharded(model) else _gathered(model, build(config, data)[1])
     publish_model(config.folder, partial(_export, made, data, tokenizer))
@@ -149,6 +157,31 @@ def train_retriever(config: RetrieverRun) -> Path:
             add_requests(config.folder, stage, module.requests[name])
     finish_run(config.folder)
     return config.folder
+
+
+def _rounds(
+    config: RetrieverRun, rows: RetrieverRows, data: Prepared, export: Callable[[Path], None], mine: Mine | None
+) -> list[HardRounds]:
+    """What mines anew, where that is wanted."""
+    negatives = config.negatives
+    if not negatives.refresh:
+        return []
+    if mine is None:
+        raise InputError("negatives.refresh needs somebody who mines; train with train.py, or hand in mine_round.")
+
+    def open_round(number: int, trainer: Trainer) -> tuple[HardNegatives, str]:
+        place = config.folder / "rounds" / f"{number:03d}"
+        if first_process() and not place.is_dir():
+            with publish_folder(place) as made:
+                shutil.copy(config.folder / "config.yaml", made)
+                export(made / "model")
+                mine(made, config.data, negatives.mine)
+                shutil.rmtree(made / "model")
+        trainer.strategy.barrier()
+        found = read_mined(place / "mined", negatives.hard, data, config.data)
+        return found, folder_hash(place / "mined")
+
+    return [HardRounds(rows, negatives.refresh, first=negatives.mined is None, open_round=open_round)]
 
 
 def open_training(config: RetrieverRun) -> tuple[RetrieverTraining, RetrieverRows]:
@@ -230,9 +263,10 @@ def training_rows(
     if config.cloze is not None and config.model.text is not None and model.text is not None and tokenizer is not None:
         asking, answering = split_texts(features, config.cloze, config.data.items.text)
         read = text_reader(config.model.text, tokenizer, model.text, Path(config.data.cache))
-        rows.cloze = make_cloze(
-            features, asking, answering, rows.known, queries=read(asking), items=read(answering),
-            count=round(config.cloze.share * len(rows.queries)),
+        own, items = features.data.queries, features.data.catalogue.texts
+        rows.features, rows.cloze = add_cloze(
+            features, asking, answering, rows.known, config.cloze.share,
+            queries=read([*([] if own is None else own.texts), *asking]), items=read([*items, *answering]),
         )  # fmt: skip
     return rows
 

@@ -258,8 +258,9 @@ def prepare_process(config: Run) -> Run:
 
 
 def fit(
-    config: RunConfig, module: LightningModule, data: DataModule, *, steps: int, monitor: str, checkpoint: Path | None
-) -> Trainer:
+    config: RunConfig, module: LightningModule, data: DataModule, *, steps: int, monitor: str, checkpoint: Path | None,
+    more: Sequence[Callback] = (),
+) -> Trainer:  # fmt: skip
     """Train to the end, or raise Interrupted (after saving) when a signal asks for it.
 
     The module holds the weights to export afterwards: the last ones, or those with the best `monitor` on validation;
@@ -278,6 +279,7 @@ def fit(
         save_on_train_epoch_end=False,
     )  # fmt: skip
     callbacks = [
+        *more,
         SeededNoise(config.seed),
         SpeedBar(folder / "speed.jsonl", steps),
         *([best] if validates else []),

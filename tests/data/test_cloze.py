@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from recsys.data.cloze import Cloze, ClozeConfig, make_cloze, split_texts
+from recsys.batch import RetrieverBatch
+from recsys.data.cloze import ClozeConfig, add_cloze, split_texts
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import Draw
@@ -57,52 +58,66 @@ def rows_of(data: Prepared, tokenizer: PreTrainedTokenizerFast, folder: Path, *,
         seed=0,
     )  # fmt: skip
     asking, answering = split_texts(features, ClozeConfig(columns=["plot"]), TEXT)
-    rows.cloze = make_cloze(
-        features, asking, answering, rows.known, queries=read(asking), items=read(answering),
-        count=round(share * len(rows.queries)),
+    rows.features, rows.cloze = add_cloze(
+        features, asking, answering, rows.known, share,
+        queries=read([*data.queries.texts, *asking]), items=read([*data.catalogue.texts, *answering]),
     )  # fmt: skip
     return rows
+
+
+def drawn(rows: RetrieverRows, number: int = 0, part: int = 0, parts: int = 1) -> RetrieverBatch:
+    whole = np.arange(len(rows.queries))
+    return rows.assemble(Draw(
+        epoch=0, number=number, rows=whole[part::parts], part=part, parts=parts, whole=whole,
+    ))  # fmt: skip
 
 
 def words(tokenizer: PreTrainedTokenizerFast, batch, row: int) -> str:
     return tokenizer.decode(batch.ids[row][batch.mask[row]], skip_special_tokens=True)
 
 
-def test_the_plot_asks_and_the_rest_of_the_text_answers(data, tokenizer, tmp_path):
+def test_the_plot_asks_for_the_item_without_it_and_queries_for_the_whole_item(data, tokenizer, tmp_path):
     rows = rows_of(data, tokenizer, tmp_path)
-    batch = rows.assemble(Draw(epoch=0, number=0, rows=np.flatnonzero(rows.groups() == 2)))
-    assert len(batch.target) == len(rows.queries)
+    batch, count = drawn(rows), len(rows.queries)
+    assert len(batch.target) == 2 * count
     for row, target in enumerate(batch.target.tolist()):
-        place = batch.item.tolist().index(target)
-        assert words(tokenizer, batch.users.query_text, int(batch.users.query[row])) == f"somebody finds lamp {target}"
-        assert words(tokenizer, batch.items.text, place) == f"film {target} . {1980 + target}"
+        asks = words(tokenizer, batch.users.query_text, int(batch.users.query[row]))
+        answers = words(tokenizer, batch.items.text, batch.item.tolist().index(target))
+        own, plot = target % ITEMS, f"somebody finds lamp {target % ITEMS}"
+        if row < count:
+            assert asks == f"what is it {own}"
+            assert answers == f"film {own} . {1980 + own}" + (f" . {plot}" if own % 5 else "")
+        else:
+            assert (asks, answers) == (plot, f"film {own} . {1980 + own}")
     assert batch.users.history_mask.sum() == 0
-    assert len(batch.seen_item) == 0
 
 
-def test_a_query_is_still_answered_by_the_whole_text(data, tokenizer, tmp_path):
+def test_an_item_is_no_negative_for_its_own_words_nor_its_rest_for_a_query_about_it(data, tokenizer, tmp_path):
     rows = rows_of(data, tokenizer, tmp_path)
-    batch = rows.assemble(Draw(epoch=0, number=0, rows=np.flatnonzero(rows.groups() == 1)))
-    place = batch.item.tolist().index(3)
-    assert words(tokenizer, batch.items.text, place) == "film 3 . 1983 . somebody finds lamp 3"
+    batch = drawn(rows)
+    seen = set(zip(batch.seen_row.tolist(), batch.seen_item.tolist(), strict=True))
+    for row, target in enumerate(batch.target.tolist()):
+        assert (row, target) not in seen
+        assert (row, target + ITEMS if target < ITEMS else target - ITEMS) in seen
 
 
-def test_an_epoch_has_other_items_than_the_last_one_and_each_of_them_once(data, tokenizer, tmp_path):
+def test_every_batch_asks_for_other_items_and_each_of_them_once(data, tokenizer, tmp_path):
     rows = rows_of(data, tokenizer, tmp_path, share=0.5)
-    asked = np.flatnonzero(rows.groups() == 2)
-    drawn = [rows.assemble(Draw(epoch=epoch, number=0, rows=asked)).target.tolist() for epoch in range(12)]
-    count = round(len(rows.queries) / 2)
-    assert all(len(set(one)) == len(one) == count for one in drawn)
-    assert {item for one in drawn for item in one} == {item for item in range(ITEMS) if item % 5}
-    assert len({tuple(one) for one in drawn}) == 12
-    assert rows.assemble(Draw(epoch=0, number=0, rows=asked)).target.tolist() == drawn[0]
-    assert len(rows.lengths(0)) == len(rows.groups())
+    asked = [drawn(rows, number).target[len(rows.queries) :].tolist() for number in range(12)]
+    assert all(len(set(one)) == len(one) == round(len(rows.queries) / 2) for one in asked)
+    assert {item - ITEMS for one in asked for item in one} == {item for item in range(ITEMS) if item % 5}
+    assert drawn(rows, 3).target[len(rows.queries) :].tolist() == asked[3]
+
+
+def test_processes_share_out_what_asks(data, tokenizer, tmp_path):
+    rows = rows_of(data, tokenizer, tmp_path)
+    whole = sorted(drawn(rows).target.tolist())
+    assert sorted(item for part in range(3) for item in drawn(rows, part=part, parts=3).target.tolist()) == whole
 
 
 def test_no_more_rows_are_made_than_there_are_items_with_words_on_both_sides(data, tokenizer, tmp_path):
-    cloze = rows_of(data, tokenizer, tmp_path, share=9.0).cloze
-    assert isinstance(cloze, Cloze)
-    assert sorted(cloze.drawn(0, 0).tolist()) == [item for item in range(ITEMS) if item % 5]
+    asked = drawn(rows := rows_of(data, tokenizer, tmp_path, share=9.0)).target[len(rows.queries) :]
+    assert sorted(asked.tolist()) == [ITEMS + item for item in range(ITEMS) if item % 5]
 
 
 @pytest.mark.parametrize(("columns", "message"), [(["plott"], "names 'plott'.*plot"), (TEXT, "at least one for the")])
@@ -119,4 +134,4 @@ def test_a_cloze_without_columns_is_refused():
 def test_items_without_words_on_one_side_teach_nothing(data):
     features = Features(data, Texts(), Texts(), max_items=1)
     with pytest.raises(InputError, match=r"No item has words in cloze\.columns"):
-        make_cloze(features, [""] * ITEMS, ["x"] * ITEMS, np.arange(ITEMS), queries=Texts(), items=Texts(), count=3)
+        add_cloze(features, [""] * ITEMS, ["x"] * ITEMS, np.arange(ITEMS), 0.5, queries=Texts(), items=Texts())

@@ -11,12 +11,12 @@ import pytest
 
 from recsys.cli import main
 from recsys.config import read_part
-from recsys.data.mined import read_mined
+from recsys.data.mined import MineConfig, read_mined
 from recsys.data.requests import answered_queries, query_requests, target_requests
 from recsys.data.split import TRAIN, VALID
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
-from recsys.retrieval.mine import MineConfig, mine, print_audit, right_items
+from recsys.retrieval.mine import mine, print_audit, right_items
 from recsys.tables import DataConfig
 
 

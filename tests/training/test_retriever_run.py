@@ -18,7 +18,8 @@ import yaml
 from recsys.config import TextConfig
 from recsys.data import datamodule
 from recsys.data.datamodule import LoaderConfig
-from recsys.data.datasets import NegativesConfig
+from recsys.data.datasets import NegativesConfig, RetrieverRows
+from recsys.data.mined import MineConfig
 from recsys.data.prepare import prepare
 from recsys.data.requests import evaluation_batch, validation_requests
 from recsys.data.sampling import deal_batches
@@ -27,6 +28,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.towers import RetrieverConfig
+from recsys.retrieval.mine import mine_round
 from recsys.stopping import Interrupted, request
 from recsys.tables.config import (
     DataConfig,
@@ -42,6 +44,7 @@ from recsys.training import retriever
 from recsys.training.optim import OptimConfig
 from recsys.training.retriever import LossConfig
 from recsys.training.retriever_run import RetrieverRun, build, train_retriever, training_rows
+from recsys.training.rounds import Mine
 from recsys.training.run import TrainerConfig, open_run
 from recsys.training.tracking import TrackConfig
 
@@ -190,18 +193,20 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(retriever, "sampled_softmax", counted)
 
 
-def stop(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
+def stop(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int], mine: Mine | None = None) -> None:
     """Interrupted in one step after the other, counted from where it went on."""
     for number, step in enumerate(steps):
         with monkeypatch.context() as patch:
             interrupt(patch, step)
             with pytest.raises(Interrupted, match=r"Go on with --resume=auto"):
-                train_retriever(replace(config, resume=number > 0))
+                train_retriever(replace(config, resume=number > 0), mine)
 
 
-def stop_and_go_on(config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int]) -> None:
-    stop(config, monkeypatch, steps)
-    train_retriever(replace(config, resume=True))
+def stop_and_go_on(
+    config: RetrieverRun, monkeypatch: pytest.MonkeyPatch, steps: list[int], mine: Mine | None = None
+) -> None:
+    stop(config, monkeypatch, steps, mine)
+    train_retriever(replace(config, resume=True), mine)
 
 
 @pytest.mark.parametrize(
@@ -426,6 +431,72 @@ def test_queries_are_alike_by_their_words_and_by_what_is_right_for_them(shop: Da
     leaf = rows.alike.leaf[rows.window_count :]
     mixed = set(leaf[even].tolist()) & set(leaf[~even].tolist())
     assert len(mixed) <= 1  # the halves are of equal size, so that one leaf may hold both
+
+
+# --- hard negatives that are mined anew
+
+
+def mining(shop: DataConfig, folder: Path, **changes: Any) -> RetrieverRun:
+    negatives = NegativesConfig(kind="batch", random=4, hard=2, refresh=1, mine=MineConfig(last=10, margin=0.0))
+    return without_text(
+        shop, folder, negatives=negatives, optim=OptimConfig(epochs=3, lr=0.01), **changes
+    )  # fmt: skip
+
+
+def mined_by(config: RetrieverRun, number: int) -> pl.DataFrame:
+    return pl.read_parquet(
+        sorted((config.folder / "rounds" / f"{number:03d}" / "mined" / "user").glob("part-*.parquet"))
+    )
+
+
+def test_every_round_is_mined_by_the_model_as_it_then_is(shop: DataConfig, tmp_path: Path) -> None:
+    config, used = mining(shop, tmp_path), []
+
+    def watched(self: RetrieverRows, draw: Any) -> Any:
+        assert self.hard is not None
+        used.append((draw.epoch, sorted(self.hard.users.item.tolist())))
+        return assemble(self, draw)
+
+    assemble = RetrieverRows.assemble
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RetrieverRows, "assemble", watched)
+        train_retriever(config, mine_round)
+    data = prepare(config.data)
+    rows = {item: row for row, item in enumerate(data.tables.items["item_id"])}
+    for epoch in range(3):
+        found = mined_by(config, epoch)
+        own = {tuple(items) for number, items in used if number == epoch}
+        assert own == {tuple(sorted(rows[item] for item in found["item_id"]))}
+    assert len({tuple(items) for _, items in used}) == 3
+    assert not (config.folder / "rounds" / "002" / "model").exists()
+
+
+@pytest.mark.parametrize("steps", [[3], [8, 13]], ids=["in the first round", "twice"])
+def test_a_run_that_mines_anew_resumes_to_the_bit(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
+) -> None:
+    one, two = (mining(shop, tmp_path / name) for name in ("whole", "stopped"))
+    train_retriever(one, mine_round)
+    stop_and_go_on(two, monkeypatch, steps, mine_round)
+    expected, found = weights(one), weights(two)
+    assert [name for name, weight in expected.items() if not torch.equal(weight, found[name])] == []
+    assert all(mined_by(one, number).equals(mined_by(two, number)) for number in range(3))
+
+
+def test_another_round_than_the_checkpoints_is_refused(
+    shop: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = mining(shop, tmp_path)
+    stop(config, monkeypatch, [3], mine_round)
+    audit = config.folder / "rounds" / "000" / "mined" / "user" / "audit.json"
+    audit.write_text(audit.read_text() + " ")
+    with pytest.raises(InputError, match="not the one of the checkpoint"):
+        train_retriever(replace(config, resume=True), mine_round)
+
+
+def test_mining_anew_needs_somebody_who_mines(shop: DataConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs somebody who mines"):
+        train_retriever(mining(shop, tmp_path))
 
 
 # --- without validation, with the best weights, with a frozen encoder

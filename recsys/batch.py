@@ -171,6 +171,7 @@ class PrunerBatch(Batch):
     candidate: Tensor  # [B, K] int64 rows of `items`, padded with -1 at the end
     retriever_score: Tensor  # [B, K] float32
     label: Tensor  # [B, K] float32 grade, 0 = not relevant
+    others: Tensor | None = None  # [B, K, G] float32 whether each other target came true, NaN where it is not known
     lexical_score: Tensor | None = None  # [B, K] float32 of a lexical source, 0 without a query; None: no such source
     reviews: NoteBatch | None = None  # None: no such source
     ads: NoteBatch | None = None

@@ -1,7 +1,7 @@
 """Candidate lists -> batches for the pruner: the retriever's own proposals for requests whose answers are known."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +112,28 @@ class CandidateLists:
         item[real], score[real], label[real] = self.item[where], self.score[where], self.label[where]
         return item, score, label
 
+    def others(self, rows: np.ndarray, data: Prepared, targets: list[np.ndarray]) -> np.ndarray:
+        """[B, K, G] float32: whether each other target came true for each candidate, from its request on and within the
+        split that the request is of; NaN for queries, whose moment is not a row. `targets` are codes of events.
+        """
+        item, _, _ = self.table(rows)
+        out, histories = np.full((*item.shape, len(targets)), np.nan, dtype=np.float32), data.histories
+        if histories is None:
+            return out
+        moments = self.requests.moments[rows]
+        ends = np.where(moments >= 0, moments + 1, 0)
+        if not data.judged:
+            stages = histories.stage[np.maximum(moments, 0)]
+            for stage in np.unique(stages[moments >= 0]):
+                own = (stages == stage) & (moments >= 0)
+                ends[own] = histories.stage_end(int(stage))[self.requests.users[rows[own]]]
+        for row in np.flatnonzero(moments >= 0):
+            later = slice(moments[row], ends[row])
+            for place, codes in enumerate(targets):
+                there = histories.item[later][np.isin(histories.event[later], codes)]
+                out[row, :, place] = np.isin(item[row], there)
+        return out
+
     def lexical_table(self, rows: np.ndarray) -> np.ndarray | None:
         """[B, K] float32 scores of the lexical source, 0 at padding; None where there was none."""
         if self.lexical_score is None:
@@ -192,7 +214,7 @@ def latest_only(features: Features, history: int) -> Features:
 def assemble_lists(
     features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray, labels: np.ndarray,
     item_vectors: np.ndarray, user_vectors: np.ndarray, pairs: PairTexts | None, *, ranks: np.ndarray | None = None,
-    lexical: np.ndarray | None = None,
+    lexical: np.ndarray | None = None, others: np.ndarray | None = None,
 ) -> PrunerBatch:  # fmt: skip
     """B requests and their candidates as a batch, for training and for inference.
 
@@ -207,6 +229,7 @@ def assemble_lists(
         pairs: reader of pairs of texts for a cross-encoder, or None.
         ranks: [B, K] places in the retriever's lists where candidates were left out; None: the columns.
         lexical: [B, K] scores of a lexical source, or None.
+        others: [B, K, G] whether other targets came true, or None.
     """
     pasts, before = request_pasts(features, requests), moment_orders(features.data, requests)
     known = np.unique(np.concatenate([candidates.ravel(), *[past.item for past in pasts]]))
@@ -224,6 +247,7 @@ def assemble_lists(
         candidate=torch.from_numpy(np.where(candidates >= 0, local.find(candidates), -1)),
         retriever_score=torch.from_numpy(np.asarray(scores, dtype=np.float32)),
         label=torch.from_numpy(np.asarray(labels, dtype=np.float32)),
+        others=None if others is None else torch.from_numpy(others),
         lexical_score=None if lexical is None else torch.from_numpy(lexical),
         reviews=features.note_batch("reviews", candidates, before), ads=features.note_batch("ads", candidates, before),
         rank=None if ranks is None else torch.from_numpy(ranks),
@@ -239,9 +263,12 @@ class PrunerRows:
 
     def __init__(
         self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int,
-        pointwise: bool, seed: int,
+        pointwise: bool, seed: int, targets: Sequence[np.ndarray] = (),
     ) -> None:  # fmt: skip
-        """`rows` are numbers of requests; without a `pointwise` loss, a list without a positive is left out."""
+        """`rows` are numbers of requests; without a `pointwise` loss, a list without a positive is left out. `targets`
+        are the codes of the events that make each other target true.
+        """
+        self.targets = list(targets)
         self.features, self.lists, self.pairs, self.sampled, self.seed = features, lists, pairs, sampled, seed
         self.rows = rows if pointwise else rows[lists.found()[rows]]
         if not lists.found()[rows].any():
@@ -269,12 +296,14 @@ class PrunerRows:
         item, score, label = lists.table(rows)
         kept = self._kept(draw.epoch, rows, item, label)
         item, score, label = (np.take_along_axis(table, kept, axis=1) for table in (item, score, label))
-        lexical = lists.lexical_table(rows)
+        lexical, others = lists.lexical_table(rows), None
+        if self.targets:
+            others = np.take_along_axis(lists.others(rows, self.features.data, self.targets), kept[..., None], axis=1)
         left_out = np.arange(item.shape[1]) >= (kept >= 0).sum(1, keepdims=True)
         return assemble_lists(
             self.features, lists.requests.take(rows), np.where(left_out, -1, item), score, np.where(left_out, 0, label),
             lists.item_vectors, lists.user_vectors[rows], self.pairs, ranks=np.maximum(kept, 0),
-            lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1),
+            lexical=None if lexical is None else np.take_along_axis(lexical, kept, axis=1), others=others,
         )  # fmt: skip
 
     def _everyones(self, draw: Draw) -> PrunerBatch:
@@ -311,25 +340,28 @@ class PrunerRows:
 
 def list_evaluations(
     features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None, *, batch_size: int = 64,
-    part: int = 0, parts: int = 1,
+    part: int = 0, parts: int = 1, targets: Sequence[np.ndarray] = (),
 ) -> Iterator[ListEvaluation]:  # fmt: skip
     """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
     mine = rows[part::parts]
     batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, int(np.diff(lists.offsets).max()))
     for start in range(0, len(mine), batch_size):
-        yield _evaluation(features, lists, mine[start : start + batch_size], pairs)
+        yield _evaluation(features, lists, mine[start : start + batch_size], pairs, list(targets))
 
 
-def _evaluation(features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None) -> ListEvaluation:
+def _evaluation(
+    features: Features, lists: CandidateLists, rows: np.ndarray, pairs: PairTexts | None, targets: list[np.ndarray]
+) -> ListEvaluation:
     requests = lists.requests.take(rows)
     item, score, label = lists.table(rows)
     width = max([len(targets) for targets in requests.target_rows] + [1])
-    targets, grades = np.full((len(rows), width), -1, dtype=np.int64), np.zeros((len(rows), width), dtype=np.float32)
-    for number, (right, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
-        targets[number, : len(right)], grades[number, : len(right)] = right, grade
+    right, grades = np.full((len(rows), width), -1, dtype=np.int64), np.zeros((len(rows), width), dtype=np.float32)
+    for number, (own, grade) in enumerate(zip(requests.target_rows, requests.grades, strict=True)):
+        right[number, : len(own)], grades[number, : len(own)] = own, grade
     batch = assemble_lists(
         features, requests, item, score, label, lists.item_vectors, lists.user_vectors[rows], pairs,
         lexical=lists.lexical_table(rows),
+        others=lists.others(rows, features.data, targets) if targets else None,
     )  # fmt: skip
-    answers = {"targets": torch.from_numpy(targets), "grades": torch.from_numpy(grades)}
+    answers = {"targets": torch.from_numpy(right), "grades": torch.from_numpy(grades)}
     return ListEvaluation(lists=batch, item=torch.from_numpy(item), **answers)

@@ -71,6 +71,7 @@ def save_pruner(model: Pruner, folder: Path) -> None:
     }
     content |= {"meaning": {kind: asdict(one) for kind, one in model.meaning.items()}}
     content["decision"] = asdict(model.decision)
+    content |= {"others": {name: asdict(one) for name, one in model.other_meaning.items()}}
     content |= {"lexical": True} if model.lexical else {}
     (folder / "config.json").write_text(json.dumps(content, indent=1))
     save_weights(model, folder / "model.safetensors")
@@ -90,23 +91,27 @@ def load_pruner(folder: Path) -> Pruner:
         config, sizes = PrunerConfig(**{**values, "text": text, "image": image}), Sizes(**content["sizes"])
         width, meaning = content["vector_width"], {kind: _meaning(content["meaning"][kind]) for kind in KINDS}
         decision = DecisionConfig(**content["decision"])
+        others = {name: _calibration(one) for name, one in content.get("others", {}).items()}
     encoder = TextEncoder.load(Path(folder) / "text", text) if text else None
     pictures = ImageEncoder.load(Path(folder) / "image", image) if image else None
     lexical = content.get("lexical", False)
     model = Pruner(config, sizes, encoder, vector_width=width, lexical=lexical, image=pictures)
     load_weights(model, Path(folder) / "model.safetensors")
-    model.meaning, model.decision = meaning, decision
+    model.meaning, model.decision, model.other_meaning = meaning, decision, others
     return model.eval()
 
 
 def _meaning(content: dict[str, Any]) -> Meaning:
-    calibration, promises = content["calibration"], content["promises"]
-    corners = tuple((logit, chance) for logit, chance in calibration["corners"])
-    known = Calibration(scale=calibration["scale"], shift=calibration["shift"], corners=corners)
+    known, promises = _calibration(content["calibration"]), content["promises"]
     if promises is None:  # not calibrated
         return Meaning(calibration=known)
     thresholds = tuple((loss, chance) for loss, chance in promises["thresholds"])
     return Meaning(calibration=known, promises=Promises(**{**promises, "thresholds": thresholds}))
+
+
+def _calibration(content: dict[str, Any]) -> Calibration:
+    corners = tuple((logit, chance) for logit, chance in content["corners"])
+    return Calibration(scale=content["scale"], shift=content["shift"], corners=corners)
 
 
 def read_config(folder: Path, kind: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ cross-encoder over the words of each (user, candidate) pair (text lora or full),
 each side (the same, and `late`). The last learns from words alone and is weighed beside the evidence afterwards.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from recsys.batch import PrunerBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
-from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, Meaning
+from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
 from recsys.models.fusion import FusionKind
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
@@ -59,6 +59,10 @@ class PrunerConfig:
     context: bool = True
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
+    targets: dict[str, list[str]] = field(default_factory=dict)
+    """Other targets than the one that lists are ordered by: a name, and the events that make it true, e.g. {click:
+    [click, cart, purchase]} or {love: ["5"]}. Each is a head of its own, with a probability of its own (joint
+    transformer)."""
     late: bool = False
     """Whether the words of a request and of a candidate are read apart, and meet in a sum of best matches (ColBERT),
     where a cross-encoder reads each pair together: a text is encoded once for all who meet it. With evidence: after."""
@@ -72,6 +76,11 @@ class PrunerConfig:
             raise InputError("model.evidence 'after' is for a cross-encoder; set model.text.mode to lora or full.")
         if self.late and self.evidence != "after":
             raise InputError("model.late learns from words alone; set model.evidence: after, text.mode: lora or full.")
+        if self.targets and self.reads_pairs:
+            raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
+        for name, events in self.targets.items():
+            if not events or not name.isidentifier():
+                raise InputError(f"model.targets: expected {{name: [event, ...]}}; found {name!r}: {events}.")
         if self.image is not None and (self.image.mode != "frozen" or self.reads_pairs):
             raise InputError(
                 "model.image is for the joint transformer, in mode frozen: train it in a retriever, and name its "
@@ -120,19 +129,31 @@ class Pruner(nn.Module):
         self.head = nn.Linear(width, 1)
         nn.init.constant_(self.head.weight, _SHARP if config.late else 0.0)
         nn.init.constant_(self.head.bias, _RARE)
+        self.others = nn.Linear(width, len(config.targets)) if config.targets else None
+        if self.others is not None:
+            nn.init.zeros_(self.others.weight)
+            nn.init.constant_(self.others.bias, _RARE)
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
+        self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
 
     def forward(self, batch: PrunerBatch) -> Tensor:
+        return self.judge(batch)[..., 0]
+
+    def judge(self, batch: PrunerBatch) -> Tensor:
+        """[B, K, 1 + G] float32 logits, -inf at padding: of what lists are ordered by, then of each other target."""
         real = batch.candidate >= 0
         evidence = retriever_evidence(batch, real, lexical=self.lexical)
         states = self._text_states(batch, real) if self.joint is None else self.joint(batch, evidence)
         with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
-            logits = evidence @ (_QUICK * self.weights) + self.head(self.dropout(self.norm(states.float())))[..., 0]
-        return logits.masked_fill(~real, float("-inf"))
+            states = self.dropout(self.norm(states.float()))
+            logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(states)
+            if self.others is not None:
+                logits = torch.cat([logits, self.others(states)], dim=-1)
+        return logits.masked_fill(~real[..., None], float("-inf"))
 
     @torch.no_grad()
     def weigh(self, evidence: list[float], head: float) -> None:
@@ -157,6 +178,14 @@ class Pruner(nn.Module):
         found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
         states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
         return states.view(*real.shape, -1)
+
+    def other_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """[..., G] float32 calibrated probabilities of the other targets from their logits; 0 at padding (-inf)."""
+        columns = [
+            np.where(np.isfinite(one), calibration.probability(np.where(np.isfinite(one), one, 0.0)), 0.0)
+            for one, calibration in zip(np.moveaxis(logits, -1, 0), self.other_meaning.values(), strict=True)
+        ]
+        return np.stack(columns, axis=-1).astype(np.float32) if columns else logits
 
     def probability(self, logits: np.ndarray, asks: np.ndarray) -> np.ndarray:
         """Float32 calibrated probability that a candidate is relevant, from its logit; 0 at padding (-inf).

@@ -56,6 +56,7 @@ class Lists:
     candidates: np.ndarray  # [B, K] int64, what the retriever proposed, in its order
     candidate_scores: np.ndarray  # [B, K] float32
     ordered: np.ndarray | None = None  # [B, K] int64, all candidates in the pruner's order
+    others: np.ndarray | None = None  # [B, L, G] float32, calibrated probability of each other target of the pruner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,35 +181,40 @@ class Cascade:
     def recommend(self, requests: Requests, clock: Clock | None = None) -> Lists:
         """The lists of some requests; `clock` takes the time of the parts "retrieve", "score" and "decide"."""
         part = nullcontext if clock is None else clock.part
-        found, logits = self.judge(requests, clock)
-        if logits is None or self.pruner is None:
+        found, judged = self.judge_targets(requests, clock)
+        if judged is None or self.pruner is None:
             kept = slice(self.length)
             return Lists(
                 items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
                 pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
             )  # fmt: skip
         with part("decide"):
-            asks = requests.queries[:, None] >= 0
+            asks, logits = requests.queries[:, None] >= 0, judged[..., 0]
             chances = np.where(found.items >= 0, self.pruner.model.probability(logits, asks), -1)
             users, queries = (self.decision[kind].probability or 0.0 for kind in (USERS, QUERIES))
             return prune(
                 found.items, found.scores, logits, chances, top=self.decision[USERS].top,
-                least=np.where(asks, queries, users),
+                least=np.where(asks, queries, users), others=self.pruner.model.other_probabilities(judged[..., 1:]),
             )  # fmt: skip
 
     def judge(self, requests: Requests, clock: Clock | None = None) -> tuple[Found, np.ndarray | None]:
         """Candidates of some requests, and the pruner's logits of them [B, K]; None where there is no pruner."""
+        found, judged = self.judge_targets(requests, clock)
+        return found, None if judged is None else judged[..., 0]
+
+    def judge_targets(self, requests: Requests, clock: Clock | None = None) -> tuple[Found, np.ndarray | None]:
+        """Candidates, and the logits of all targets [B, K, 1 + G], what lists are ordered by first."""
         part = nullcontext if clock is None else clock.part
         with part("retrieve"):
             found = retrieve(self.retriever, self.index, self.items, requests, self.top_k, self.hybrid)
         if self.pruner is None:
             return found, None
         with part("score"):
-            logits = score_candidates(
+            judged = score_candidates(
                 self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
                 found.users, pairs=self.pruner.pairs, lexical=found.lexical,
             )  # fmt: skip
-        return found, logits
+        return found, judged
 
     def rate(self, requests: Requests, items: np.ndarray) -> np.ndarray | None:
         """The pruner's logits [B, K] of given candidates of some requests (-1 padded at the end), as if this retriever
@@ -222,7 +228,7 @@ class Cascade:
         logits = score_candidates(
             self.pruner.model, self.pruner.features, requests, ranked, best, self.item_vectors, users,
             pairs=self.pruner.pairs,
-        )  # fmt: skip
+        )[..., 0]  # fmt: skip
         found = np.empty_like(logits)
         np.put_along_axis(found, order, logits, 1)
         return found
@@ -257,7 +263,7 @@ def _about(features: Features, words: TextReader | None, data: Prepared, text: s
 
 def prune(
     items: np.ndarray, scores: np.ndarray, logits: np.ndarray, chances: np.ndarray, *, top: int | None,
-    least: np.ndarray | float = 0.0,
+    least: np.ndarray | float = 0.0, others: np.ndarray | None = None,
 ) -> Lists:  # fmt: skip
     """Order candidates by the pruner, equal ones as the retriever has them, and keep what `decide` keeps.
 
@@ -267,6 +273,7 @@ def prune(
         logits: [B, K] of the pruner, -inf at padding.
         chances: [B, K] calibrated probabilities, negative at padding.
         top, least: what is kept.
+        others: [B, K, G] probabilities of other targets.
     """
     order = np.argsort(-logits, axis=1, kind="stable")
     kept = decide(
@@ -277,8 +284,10 @@ def prune(
     def arranged(values: np.ndarray, missing: float) -> np.ndarray:
         return np.where(kept, np.take_along_axis(values, order, 1), missing)[:, :width].astype(values.dtype)
 
-    chance = arranged(chances, 0).astype(np.float32)
+    chance, more = arranged(chances, 0).astype(np.float32), None
+    if others is not None and others.shape[-1]:
+        more = np.stack([arranged(one, 0) for one in np.moveaxis(others, -1, 0)], axis=-1)
     return Lists(
         items=arranged(items, -1), scores=chance, retriever_scores=arranged(scores, 0), pruner_scores=chance,
-        candidates=items, candidate_scores=scores, ordered=np.take_along_axis(items, order, 1),
+        candidates=items, candidate_scores=scores, others=more, ordered=np.take_along_axis(items, order, 1),
     )  # fmt: skip

@@ -68,7 +68,7 @@ class OpenJudge:
         logits = score_candidates(
             self.model, features, self.lists.requests.take(rows), item, score, self.lists.item_vectors,
             self.lists.user_vectors[rows],
-        )  # fmt: skip
+        )[..., 0]  # fmt: skip
         return self.model.probability(logits, np.array(False))[:, 0]
 
     def sources(self) -> list[str]:

@@ -344,9 +344,12 @@ def _progress(todo: list[int], what: str) -> Iterator[int]:
 
 
 def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataFrame:
-    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner."""
+    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner.
+    Each other target of the pruner has a column of its own, NAME_score.
+    """
     rows, ranks = np.nonzero(lists.items >= 0)
     none, pruned = pl.repeat(None, len(rows), dtype=pl.Float32, eager=True), lists.pruner_scores
+    names = [] if lists.others is None or cascade.pruner is None else list(cascade.pruner.model.config.targets)
     return pl.DataFrame(
         {
             key: ids.gather(rows),
@@ -355,6 +358,7 @@ def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataF
             "score": lists.scores[rows, ranks],
             "retriever_score": lists.retriever_scores[rows, ranks],
             "pruner_score": none if pruned is None else pruned[rows, ranks],
+            **{f"{name}_score": lists.others[rows, ranks, place] for place, name in enumerate(names)},
         }
     )
 

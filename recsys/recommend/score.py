@@ -23,7 +23,8 @@ def score_candidates(
     item_vectors: np.ndarray, user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
     lexical: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """[R, K] float32 logits of the candidates of R requests, -inf at padding.
+    """[R, K, 1 + G] float32 logits of the candidates of R requests, -inf at padding: of what lists are ordered by, then
+    of each other target.
 
     Args:
         pruner: in evaluation mode, on any device.
@@ -41,7 +42,7 @@ def score_candidates(
         remedy = "open them with open_pairs(folder, pruner, data, config)"
         raise InputError(f"This pruner is a cross-encoder and was given no pairs of texts; {remedy}.")
     narrow, device = latest_only(features, pruner.config.history), next(pruner.parameters()).device
-    out = np.full(candidates.shape, -np.inf, dtype=np.float32)
+    out = np.full((*candidates.shape, 1 + len(pruner.config.targets)), -np.inf, dtype=np.float32)
     batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, candidates.shape[1])
     for start in range(0, len(requests), batch_size):
         rows = np.arange(start, min(start + batch_size, len(requests)))
@@ -50,7 +51,7 @@ def score_candidates(
             narrow, requests.take(rows), own, scores[rows], np.zeros(own.shape), item_vectors, user_vectors[rows],
             pairs, lexical=None if lexical is None else lexical[rows],
         )  # fmt: skip
-        out[rows] = pruner(batch.to(device)).cpu().numpy()
+        out[rows] = pruner.judge(batch.to(device)).cpu().numpy()
     return out
 
 

@@ -13,22 +13,27 @@ from recsys.losses.ranking import pointwise_bce
 from recsys.models.pruner import Pruner
 from recsys.training.module import TrainingModule
 from recsys.training.optim import OptimConfig
+from recsys.training.pruner import LossMix, other_loss
 
 
 class JudgedTraining(TrainingModule):
-    """Trains a Pruner by binary cross-entropy alone; validates by AUC and log-loss, before any calibration."""
+    """Trains a Pruner by binary cross-entropy of its targets; validates the first by AUC and log-loss, before any
+    calibration.
+    """
 
     model: Pruner
 
-    def __init__(self, model: Pruner, *, valid: list[str], optim: OptimConfig, total_steps: int) -> None:
+    def __init__(self, model: Pruner, *, valid: list[str], optim: OptimConfig, loss: LossMix, total_steps: int) -> None:
         """`valid` names the validation loaders (a prefix of their figures)."""
         super().__init__(model, optim=optim, total_steps=total_steps)
-        self.valid = valid
+        self.valid, self.loss = valid, loss
         self.areas = nn.ModuleList(BinaryAUROC() for _ in valid)
         self.losses = nn.ModuleList(MeanMetric() for _ in valid)
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
-        loss = pointwise_bce(self.model(batch), batch.label, batch.candidate >= 0)
+        judged = self.model.judge(batch)
+        loss = self.loss.pointwise * pointwise_bce(judged[..., 0], batch.label, batch.candidate >= 0)
+        loss = loss + other_loss(judged, batch, self.loss)
         self.log("train/loss", loss, batch_size=batch.rows, prog_bar=True)
         return loss
 

@@ -26,9 +26,11 @@ class LossMix:
     """Weight of the loss that orders a list."""
     pointwise: float = 0.2
     """Weight of the loss that makes a logit comparable between lists."""
+    targets: float = 0.5
+    """Weight of the binary cross-entropy of the other targets (`model.targets`), the mean over all that is known."""
 
     def __post_init__(self) -> None:
-        if min(self.listwise, self.pointwise) < 0 or self.listwise + self.pointwise == 0:
+        if min(self.listwise, self.pointwise, self.targets) < 0 or self.listwise + self.pointwise == 0:
             raise InputError(f"loss: weights must not be negative and one must be positive; found {self}.")
 
 
@@ -53,9 +55,10 @@ class PrunerTraining(RankedTraining):
         self.loss = loss
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
-        logits, real = self.model(batch), batch.candidate >= 0
+        judged, real = self.model.judge(batch), batch.candidate >= 0
+        logits = judged[..., 0]
         listwise, pointwise = (loss(logits, batch.label, real) for loss in (listwise_softmax, pointwise_bce))
-        loss = self.loss.listwise * listwise + self.loss.pointwise * pointwise
+        loss = self.loss.listwise * listwise + self.loss.pointwise * pointwise + other_loss(judged, batch, self.loss)
         self.log_dict({"train/listwise": listwise, "train/pointwise": pointwise}, batch_size=batch.rows)
         self.log("train/loss", loss, batch_size=batch.rows, prog_bar=True)
         return loss
@@ -66,6 +69,14 @@ class PrunerTraining(RankedTraining):
         for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
             metric = self.metric(2 * dataloader_idx + place)
             metric.update(*_judged(ranked, batch, metric))
+
+
+def other_loss(judged: Tensor, batch: PrunerBatch, mix: LossMix) -> Tensor:
+    """Weighed binary cross-entropy of the other targets; `judged` is [B, K, 1 + G]. 0 where there are none."""
+    if batch.others is None:
+        return judged.new_zeros(())
+    known = ~batch.others.isnan() & (batch.candidate >= 0)[..., None]
+    return mix.targets * pointwise_bce(judged[..., 1:].flatten(1), batch.others.flatten(1), known.flatten(1))
 
 
 class Judge:

@@ -20,7 +20,7 @@ from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import uniform
 from recsys.data.split import SECOND
 from recsys.data.text import load_tokenizer
-from recsys.errors import InputError
+from recsys.errors import InputError, nearest
 from recsys.models.checkpoint import count_parameters, save_pruner
 from recsys.models.decision import DecisionConfig
 from recsys.models.image import ImageEncoder
@@ -37,6 +37,8 @@ from recsys.training.pruning import (
     Measured,
     check_loss,
     figures,
+    judged,
+    judged_others,
     score_lists,
     settle,
     weigh,
@@ -112,19 +114,19 @@ def train_pruner(config: PrunerRun) -> Path:
     relevant, asks = (lists.table(held)[2] > 0).sum(1), lists.requests.queries[held] >= 0
     check_loss(config.decision.loss, int(relevant[~asks].sum()), int(relevant[asks].sum()))
     valid = {name: numbers for name, numbers in lists.sets.items() if name != "second"}
-    judged = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
+    watched = {**({"held_out": held} if len(held) else {}), **valid}  # the best epoch is chosen on a part of train
     rows = _training_rows(config, features, lists, learnt, pairs)
-    read = partial(list_evaluations, features, lists, pairs=pairs)
-    loaders = DataModule(rows, partial(_valid_loaders, read, list(judged.values())), config.loader, seed=config.seed)
+    read = partial(list_evaluations, features, lists, pairs=pairs, targets=_target_codes(config, data))
+    loaders = DataModule(rows, partial(_valid_loaders, read, list(watched.values())), config.loader, seed=config.seed)
     steps = config.optim.epochs * math.ceil(len(loaders.train_dataloader()) / config.trainer.accumulate)
     popularity = torch.from_numpy(data.popularity())
-    module = _training(config, model, popularity, list(judged), steps)
+    module = _training(config, model, popularity, list(watched), steps)
     checkpoint = open_run(config)
     total, trained = count_parameters(model)
     made = {"weights": total, "trained_weights": trained, "steps": steps, "lists": len(rows.rows)}
     write_versions(config.folder, data.hash, made)
     best = "auc" if config.candidates is None else "ndcg@10"
-    begin, monitor = time.perf_counter(), f"{next(iter(judged), 'valid')}/{best}"
+    begin, monitor = time.perf_counter(), f"{next(iter(watched), 'valid')}/{best}"
     fit(config, module, loaders, steps=steps, monitor=monitor, checkpoint=checkpoint)
     scored = score_lists(model, read(rows=held))
     if config.model.evidence == "after":
@@ -139,6 +141,8 @@ def train_pruner(config: PrunerRun) -> Path:
         measured[name] = Measured.of(model, scored)
         if first_process():
             _report(config.folder, name, judge, measured[name], seconds)
+            for target, values in judged_others(model, scored).items():
+                add_stage(config.folder, stage_name(f"pruner: {target}", name), values)
     if first_process():
         write_pruning(config.folder, model, measured)
     finish_run(config.folder)
@@ -155,7 +159,7 @@ def _training(
     config: PrunerRun, model: Pruner, popularity: torch.Tensor, valid: list[str], steps: int
 ) -> PrunerTraining | JudgedTraining:
     if config.candidates is None:
-        return JudgedTraining(model, valid=valid, optim=config.optim, total_steps=steps)
+        return JudgedTraining(model, valid=valid, optim=config.optim, loss=config.loss, total_steps=steps)
     return PrunerTraining(model, popularity, valid=valid, optim=config.optim, loss=config.loss, total_steps=steps)
 
 
@@ -206,7 +210,9 @@ def build(
     model = Pruner(config.model, known, encoder, vector_width=width, lexical=lexical, image=pictures)
     if config.candidates is None:  # about half of the rows may be right, where one candidate in fifty is
         right = float((lists.label[lists.sets["second"]] > 0).mean())
-        torch.nn.init.constant_(model.head.bias, math.log((right + 1e-3) / (1 - right + 1e-3)))
+        for head in (model.head, model.others):
+            if head is not None:
+                torch.nn.init.constant_(head.bias, math.log((right + 1e-3) / (1 - right + 1e-3)))
     return features, pairs, model, tokenizer
 
 
@@ -215,8 +221,19 @@ def _training_rows(
 ) -> PrunerRows:
     return PrunerRows(
         features, lists, learnt, pairs=pairs, sampled=config.sampled, pointwise=config.loss.pointwise > 0,
-        seed=config.seed,
+        seed=config.seed, targets=_target_codes(config, features.data),
     )  # fmt: skip
+
+
+def _target_codes(config: PrunerRun, data: Prepared) -> list[np.ndarray]:
+    """Of each of `model.targets`, the codes of the events that make it true."""
+    known = {event: code for code, event in enumerate(data.codes.event, start=1)}
+    for name, events in config.model.targets.items():
+        for event in events:
+            if event not in known:
+                there = f"the events are {', '.join(known) or 'not named (data.interactions.event)'}"
+                raise InputError(f"model.targets: {name} names the event {event!r}; {there}.{nearest(event, known)}")
+    return [np.array([known[event] for event in events]) for events in config.model.targets.values()]
 
 
 def hold_out(rows: np.ndarray, share: float, decided: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -246,7 +263,12 @@ def _report(folder: Path, name: str, judge: Judge | None, measured: Measured, se
     rows are judged for themselves, how well they are.
     """
     if judge is None:
-        values = {"rows": measured.lists, **measured.judged(), **figures(measured.pruner), "ece": measured.ece}
+        values = {
+            "rows": measured.lists,
+            **judged(measured.chances, measured.labels),
+            **figures(measured.pruner),
+            "ece": measured.ece,
+        }
         add_stage(folder, stage_name("pruner", name), values, seconds=seconds)
         return
     (pruned, pruned_each), (retrieved, retrieved_each) = judge.compute()

@@ -54,6 +54,8 @@ class Scored:
     evidence: Tensor  # [n, E] float32, from `retriever_evidence`; the first is the retriever's score
     relevant: Tensor  # [n] bool
     asks: Tensor  # [n] bool, whether the list is a query's
+    others: Tensor  # [n, G] float32 logits of the other targets
+    came_true: Tensor  # [n, G] float32, NaN where it is not known
 
     def chances(self, model: Pruner) -> Tensor:
         """[n] float32 the model's probabilities."""
@@ -65,7 +67,8 @@ class Scored:
         numbers, owner = self.owner[kept].unique(return_inverse=True)
         return Scored(
             lists=len(numbers), owner=owner, logits=self.logits[kept], evidence=self.evidence[kept],
-            relevant=self.relevant[kept], asks=self.asks[kept],
+            relevant=self.relevant[kept], asks=self.asks[kept], others=self.others[kept],
+            came_true=self.came_true[kept],
         )  # fmt: skip
 
 
@@ -75,22 +78,30 @@ def score_lists(
 ) -> Scored:
     """The pruner's and the retriever's scores of whole lists; `watch` is shown the logits [B, K] of each batch."""
     device, lists = next(model.parameters()).device, 0
-    none, columns = torch.zeros(0), len(model.weights)
-    found = [(none.long(), none, torch.zeros(0, columns), none.bool(), none.bool())]
+    none, columns, more = torch.zeros(0), len(model.weights), torch.zeros(0, len(model.config.targets))
+    found = [(none.long(), none, torch.zeros(0, columns), none.bool(), none.bool(), more, more)]
     model.eval()
     for batch in batches:
         real = batch.lists.candidate >= 0
         evidence = retriever_evidence(batch.lists, real, lexical=model.lexical)
-        logits = model(batch.lists.to(device)).cpu()
+        judged = model.judge(batch.lists.to(device)).cpu()
+        logits, others = judged[..., 0], judged[..., 1:]
+        came_true = torch.full_like(others, torch.nan) if batch.lists.others is None else batch.lists.others
         owner = lists + torch.arange(len(real))[:, None].expand_as(real)
         query = batch.lists.users.query
         asks = torch.zeros_like(real) if query is None else (query >= 0)[:, None].expand_as(real)
-        found.append((owner[real], logits[real], evidence[real], batch.lists.label[real] > 0, asks[real]))
+        relevant = batch.lists.label[real] > 0
+        found.append((owner[real], logits[real], evidence[real], relevant, asks[real], others[real], came_true[real]))
         lists += len(real)
         if watch is not None:
             watch(logits, batch)
-    owner, logits, evidence, relevant, asks = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant, asks=asks)
+    owner, logits, evidence, relevant, asks, others, came_true = (
+        torch.cat(parts) for parts in zip(*found, strict=True)
+    )
+    return Scored(
+        lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant, asks=asks, others=others,
+        came_true=came_true,
+    )  # fmt: skip
 
 
 def weigh(model: Pruner, held: Scored) -> Scored:
@@ -155,9 +166,34 @@ def settle(model: Pruner, held: Scored, calibration: CalibrationKind, decision: 
         fitted = fit_calibration(own.logits, own.relevant, calibration)
         chances = torch.from_numpy(fitted.probability(own.logits.numpy()).astype("float32"))
         model.meaning[kind] = Meaning(calibration=fitted, promises=promise(own, chances, decision.loss))
+    for place, name in enumerate(model.config.targets):
+        known = ~held.came_true[:, place].isnan()
+        if known.any():
+            logits, true = held.others[known, place], held.came_true[known, place] > 0
+            model.other_meaning[name] = fit_calibration(logits, true, calibration)
     for one in model.meaning.values():
         resolve(decision, one.promises)  # that it can be kept shows here, not when the model is used
     model.decision = decision
+
+
+def judged_others(model: Pruner, scored: Scored) -> dict[str, dict[str, float]]:
+    """Of each other target: candidates of which it is known, auc, log_loss (nats) and ece of its probabilities."""
+    chances, found = torch.from_numpy(model.other_probabilities(scored.others.numpy())), {}
+    for place, name in enumerate(model.config.targets):
+        known = ~scored.came_true[:, place].isnan()
+        if known.any():
+            chance, true = chances[known, place], scored.came_true[known, place] > 0
+            ece = expected_calibration_error(chance, true)
+            found[name] = {"rows": int(known.sum()), **judged(chance, true), "ece": ece}
+    return found
+
+
+def judged(chances: Tensor, labels: Tensor) -> dict[str, float]:
+    """auc, where there are right and wrong ones, and log_loss in nats: how well each candidate is judged, whatever list
+    it stands in.
+    """
+    loss, mixed = float(binary_cross_entropy(chances, labels.float())), 0 < int(labels.sum()) < len(labels)
+    return {**({"auc": float(binary_auroc(chances, labels.long()))} if mixed else {}), "log_loss": loss}
 
 
 def fit_calibration(logits: Tensor, relevant: Tensor, kind: CalibrationKind = "platt") -> Calibration:
@@ -213,11 +249,6 @@ class Measured:
     def ece(self) -> float:
         """Expected calibration error of the pruner's probabilities."""
         return expected_calibration_error(self.chances, self.labels)
-
-    def judged(self) -> dict[str, float]:
-        """auc, and log_loss in nats: how well each candidate is judged, whatever list it stands in."""
-        area = binary_auroc(self.chances, self.labels.long())
-        return {"auc": float(area), "log_loss": float(binary_cross_entropy(self.chances, self.labels.float()))}
 
 
 def figures(curve: PruningCurve) -> dict[str, float]:

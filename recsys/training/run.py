@@ -57,6 +57,7 @@ NOT_FOR_USERS = (
     r"Checkpoint directory .* exists and is not empty",
     r"The `srun` command is available",  # a login node, where nobody asked for it
     r"Total length of .* across ranks is zero",  # no validation
+    r".*is_gradient_checkpointing. is deprecated",  # what peft still asks transformers for
 )
 """Starts of warnings, as patterns."""
 

@@ -12,10 +12,13 @@ import torch
 from recsys.data.datasets import Features, Texts
 from recsys.data.lists import CandidateLists, PrunerRows, latest_only, list_evaluations
 from recsys.data.pairs import PairTexts
-from recsys.data.requests import seen_items
+from recsys.data.prepare import prepare
+from recsys.data.requests import join_requests, seen_items, target_requests, user_requests
 from recsys.data.sampling import Draw
+from recsys.data.split import SECOND, VALID
 from recsys.data.text import train_wordpiece
 from recsys.errors import InputError
+from recsys.tables import DataConfig, InteractionsConfig, ItemsConfig, SplitConfig
 
 
 @pytest.fixture
@@ -193,3 +196,45 @@ def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(c
         assert batch.label[row][there].tolist() == [right.get(one, 0) for one in item[row][there].tolist()]
         own = alone.items.index[alone.candidate[row][alone.candidate[row] >= 0]]
         assert set(own.tolist()) <= set(item[row][there].tolist())
+
+
+def test_other_targets_came_true_where_the_user_had_such_an_event_from_the_request_on_within_its_split(tmp_path):
+    rng, count = np.random.default_rng(0), 400
+    table = pl.DataFrame({
+        "user_id": rng.integers(0, 12, count), "item_id": rng.integers(0, 8, count), "timestamp": np.arange(count),
+        "event": rng.choice(["view", "cart", "buy"], count),
+    })  # fmt: skip
+    table.write_parquet(tmp_path / "interactions.parquet")
+    pl.DataFrame({"item_id": range(8), "title": [f"thing {item}" for item in range(8)]}).write_parquet(
+        tmp_path / "items.parquet"
+    )
+    data = prepare(DataConfig(
+        root=str(tmp_path), cache=str(tmp_path / "cache"), items=ItemsConfig(text=["title"]),
+        interactions=InteractionsConfig(event="event", target_events=["buy"]), split=SplitConfig(second=2),
+    ))  # fmt: skip
+    requests = join_requests([target_requests(data, SECOND), user_requests(data, VALID)])
+    lists = CandidateLists(
+        requests=requests, sets={}, offsets=np.arange(0, 5 * len(requests) + 1, 5),
+        item=np.concatenate([rng.permutation(8)[:5] for _ in range(len(requests))]).astype(np.int32),
+        score=np.zeros(5 * len(requests), np.float32), label=np.zeros(5 * len(requests), np.float32), lexical=None,
+        lexical_score=None, item_vectors=np.zeros((8, 0)), user_vectors=np.zeros((len(requests), 0)),
+    )  # fmt: skip
+    codes = [np.array([data.codes.event.index(event) + 1 for event in one]) for one in (["cart", "buy"], ["view"])]
+    found, histories = lists.others(np.arange(len(requests)), data, codes), data.histories
+    for row in range(len(requests)):
+        moment, user = int(requests.moments[row]), int(requests.users[row])
+        later = [
+            at
+            for at in range(moment, int(histories.offsets[user + 1]))
+            if histories.stage[at] == histories.stage[moment]
+        ]
+        for place, item in enumerate(lists.item[5 * row : 5 * row + 5]):
+            for target, wanted in enumerate(codes):
+                true = any(histories.item[at] == item and histories.event[at] in wanted for at in later)
+                assert found[row, place, target] == true
+    assert 0 < found.mean() < 1
+
+
+def test_of_queries_it_is_not_known_whether_other_targets_came_true(cascade, lists):
+    found = lists.others(lists.sets["valid_query"], cascade.data, [np.array([1])])
+    assert np.isnan(found).all()

@@ -22,7 +22,7 @@ def scored(served, found: Found, items: np.ndarray, **options) -> np.ndarray:
     pruner = served.pruner
     return score_candidates(
         pruner.model, pruner.features, requests, items, found.scores, served.item_vectors, found.users, **options
-    )
+    )[..., 0]
 
 
 def test_logits_do_not_depend_on_the_batch(served, found):

@@ -118,7 +118,7 @@ def test_the_exported_model_says_what_was_measured(config, folder):
     logits = score_candidates(
         model, features, lists.requests.take(rows), lists.item[rows, None].astype(np.int64),
         np.zeros((len(rows), 1), dtype=np.float32), lists.item_vectors, lists.user_vectors[rows],
-    )  # fmt: skip
+    )[..., 0]  # fmt: skip
     chance, right = model.probability(logits, np.array(False))[:, 0].astype(float), lists.label[rows] > 0
     measures = json.loads((folder / "results.json").read_text())["stages"][0]["metrics"]
     gaps = chance[right][:, None] - chance[~right][None]
@@ -162,6 +162,47 @@ def test_a_run_without_judgements_is_not_ablated_so(tmp_path):
     (tmp_path / "model").mkdir()
     with pytest.raises(InputError, match="no run of a pruner on judgements"):
         ablate_judged(tmp_path)
+
+
+def test_other_targets_have_heads_and_probabilities_of_their_own(config, tmp_path):
+    targets = {"seen": ["1", "2", "3", "4", "5"], "loved": ["5"], "hated": ["1"]}
+    model = PrunerConfig(width=16, layers=1, heads=2, history=12, targets=targets)
+    folder = train_pruner(run_of(config, tmp_path, model=model))
+    found = {one["name"]: one["metrics"] for one in json.loads((folder / "results.json").read_text())["stages"]}
+    assert list(found) == ["pruner", "pruner: seen", "pruner: loved", "pruner: hated"]
+    assert found["pruner"]["auc"] > 0.85
+    data, pruner = prepare(config), load_pruner(folder / "model")
+    lists, events = CandidateLists.judged(data), np.array(["", *data.codes.event])
+    rows, features = lists.sets["valid"], Features(data, Texts(), Texts(), max_items=100)
+    logits = score_candidates(
+        pruner, features, lists.requests.take(rows), lists.item[rows, None].astype(np.int64),
+        np.zeros((len(rows), 1), dtype=np.float32), lists.item_vectors, lists.user_vectors[rows],
+    )  # fmt: skip
+    assert logits.shape == (len(rows), 1, 4)
+    chances, rating = (
+        pruner.other_probabilities(logits[..., 1:])[:, 0],
+        events[data.histories.event[lists.requests.moments[rows]]],
+    )
+    for place, name in ((1, "loved"), (2, "hated")):
+        true, chance = np.isin(rating, targets[name]), chances[:, place].astype(float)
+        assert found[f"pruner: {name}"]["auc"] > 0.7
+        expected = -np.log(np.where(true, chance, 1 - chance)).mean()
+        assert found[f"pruner: {name}"]["log_loss"] == pytest.approx(expected, abs=1e-5)
+        assert abs(chance.mean() - true.mean()) < 0.1
+    assert "auc" not in found["pruner: seen"]
+    assert chances[:, 0].min() > 0.9  # everybody has rated what he was asked about
+
+
+def test_a_target_of_an_unknown_event_is_refused(config, tmp_path):
+    model = PrunerConfig(width=16, layers=1, heads=2, targets={"loved": ["55"]})
+    with pytest.raises(InputError, match="loved names the event '55'; the events are 1, 2, 3, 4, 5"):
+        train_pruner(run_of(config, tmp_path, model=model))
+
+
+@pytest.mark.parametrize("wrong", [{"loved": []}, {"no name": ["5"]}])
+def test_a_target_without_a_name_or_events_is_refused(wrong):
+    with pytest.raises(InputError, match=r"model\.targets: expected"):
+        PrunerConfig(targets=wrong)
 
 
 def test_judgements_without_events_are_refused():

@@ -145,7 +145,7 @@ def test_the_model_folder_scores_exactly_what_the_trainer_said(trained):
         lists.user_vectors[rows],
         5,
         pairs=pairs,
-    )
+    )[..., 0]
     order = np.argsort(-logits, axis=1, kind="stable")
     right = np.take_along_axis(label, order, axis=1)[:, :10] > 0
     gain = (right / np.log2(np.arange(2, 12))).sum(1).mean()

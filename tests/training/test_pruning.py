@@ -40,7 +40,11 @@ def drawn(rows: int = 4000, lists: int = 40, searches: int = 0) -> Scored:
     score = logits + 3 * torch.randn(rows, generator=generator)
     owner = torch.arange(lists).repeat_interleave(rows // lists)
     evidence = torch.stack([score, torch.zeros(rows)], dim=1)
-    return Scored(lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant, asks=asks)
+    none = torch.zeros(rows, 0)
+    return Scored(
+        lists=lists, owner=owner, logits=logits, evidence=evidence, relevant=relevant, asks=asks, others=none,
+        came_true=none,
+    )  # fmt: skip
 
 
 def pruner() -> Pruner:
@@ -189,7 +193,7 @@ def test_the_file_tells_both_curves_and_the_figures_of_the_pruner_that_knows_mor
     nothing = Measured.of(
         model, Scored(
             lists=1, owner=torch.zeros(3).long(), logits=torch.ones(3), evidence=torch.ones(3, 2),
-            relevant=torch.zeros(3) > 0, asks=torch.ones(3) > 0,
+            relevant=torch.zeros(3) > 0, asks=torch.ones(3) > 0, others=torch.zeros(3, 0), came_true=torch.zeros(3, 0),
         )
     )  # fmt: skip
     assert figures(nothing.pruner) == {}

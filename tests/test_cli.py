@@ -208,7 +208,7 @@ def test_a_script_learns_where_a_run_lies(capsys):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_an_interrupted_training_says_how_to_go_on(capsys, monkeypatch, number, code):
-    def stop(_: object) -> Path:
+    def stop(_: object, mine: object) -> Path:
         raise Interrupted("Stopped at step 3 of 9.", number)
 
     monkeypatch.setattr("recsys.training.retriever_run.train_retriever", stop)

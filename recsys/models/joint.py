@@ -59,7 +59,6 @@ class JointEncoder(nn.Module):
         self.picture = _projection(config.image_width, width) if config.image_width else None
         self.item = _projection(config.vector_width, width) if config.vector_width else None
         self.user = _projection(config.vector_width, width) if config.vector_width else None
-        self.match = nn.Linear(config.vector_width, width) if config.vector_width else None
         self.evidence = nn.Linear(config.evidence, width)
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
@@ -69,6 +68,9 @@ class JointEncoder(nn.Module):
         )
         self.profile = Categories(sizes.user_category, width) if config.profile and sizes.user_category else None
         self.profile_number = Numbers(sizes.user_number, width) if config.profile and sizes.user_number else None
+        known = self.profile is not None or self.profile_number is not None
+        matched = config.vector_width or (width if known else 0)
+        self.match = nn.Linear(matched, width) if matched else None
         self.context = Categories(sizes.context, width, sizes.turns) if config.context and sizes.context else None
         self.event = nn.Embedding(sizes.event + 2, width) if sizes.event else None  # the last: a search
         self.kind = nn.Embedding(CANDIDATE + 1, width)
@@ -81,7 +83,7 @@ class JointEncoder(nn.Module):
         )
         columns = [part for part in (self.words, self.picture, self.category, self.number) if part is not None]
         vectors = [part for part in (self.item, self.match) if part is not None]
-        if not (columns or vectors):
+        if not columns and self.item is None:
             raise InputError(
                 "The pruner would know nothing of an item; give it texts, pictures, columns or candidates."
             )
@@ -124,7 +126,7 @@ class JointEncoder(nn.Module):
         rows = batch.candidate.clamp_min(0)
         sources = {name: F.embedding(rows, states) for name, states in items.items()}
         if self.match is not None:
-            sources["match"] = self.match(F.embedding(rows, batch.item_vector) * batch.user_vector[:, None])
+            sources["match"] = self.match(self._product(batch, items, rows))
         sources["evidence"] = self.evidence(evidence)
         for name, part in self.notes.items():
             notes: NoteBatch | None = getattr(batch, name)
@@ -134,6 +136,16 @@ class JointEncoder(nn.Module):
         for name, missing in self.missing.items():
             sources[name] = torch.where(self._hidden(batch)[..., None], missing, sources[name])
         return self.fusion(torch.stack(list(sources.values()), dim=-2)) + self.kind.weight[CANDIDATE]
+
+    def _product(self, batch: PrunerBatch, items: dict[str, Tensor], rows: Tensor) -> Tensor:
+        """[B, K, D] entry by entry, of the retriever's two vectors; without a retriever, of the profile and the item,
+        as a factorisation machine has it (Rendle 2010).
+        """
+        if self.user is not None:
+            return F.embedding(rows, batch.item_vector) * batch.user_vector[:, None]
+        profile = self._profile(batch)
+        assert profile is not None
+        return F.embedding(rows, torch.stack(list(items.values())).sum(0)) * profile[:, None]
 
     def _hidden(self, batch: PrunerBatch) -> Tensor:
         """[B, 1] bool, drawn anew at each call: from which requests a source is hidden in training."""

@@ -28,6 +28,8 @@ class Shown(Batch):
 class Counted:
     """Rows that say who they are."""
 
+    alike = None
+
     def __init__(self, sizes: tuple[int, ...] = (13,), broken: int = -1) -> None:
         self.sizes, self.broken = sizes, broken
 

@@ -1,6 +1,7 @@
 """A pruner without candidates: every row of the interactions is a right or a wrong answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,8 @@ def tables(folder: Path) -> DataConfig:
     for name, columns in frames.items():
         pl.DataFrame(columns).write_parquet(folder / f"{name}.parquet")
     return DataConfig(
-        root=str(folder), cache=str(folder / "cache"), items=ItemsConfig(text=["title"], category=["kind", "item_id"]),
-        users=UsersConfig(category=["user_id"]), split=SplitConfig(by="column"),
+        root=str(folder), cache=str(folder / "cache"), items=ItemsConfig(text=["title"], category=["kind"]),
+        users=UsersConfig(), split=SplitConfig(by="column"),
         interactions=InteractionsConfig(event="rating", target_events=LIKED, judged=True),
     )  # fmt: skip
 
@@ -136,7 +137,8 @@ def test_the_best_epoch_is_the_one_with_the_greatest_area_on_rows_that_are_held_
 
 
 def test_a_batch_of_judgements_can_be_learnt_by_heart(config, tmp_path):
-    module, rows = open_training(run_of(config, tmp_path))
+    items, users = replace(config.items, category=["kind", "item_id"]), UsersConfig(category=["user_id"])
+    module, rows = open_training(run_of(replace(config, items=items, users=users), tmp_path))
     module.log = lambda *_, **__: None
     first, last = overfit(module, rows)
     assert last < 0.5 * first
@@ -152,7 +154,7 @@ def test_each_source_is_hidden_in_turn_from_the_valid_rows(folder, capsys):
     assert whole.auc == pytest.approx(measures["auc"], abs=1e-6)
     assert whole.log_loss == pytest.approx(measures["log_loss"], abs=1e-5)
     lost = {one.source: one.lost for one in others}
-    assert list(lost) == ["profile", "history"]
+    assert list(lost) == ["history"]
     assert lost["history"].low > 0.1
     assert main(["ablate", str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[2].split()[:2] == ["nothing", f"{whole.auc:.4f}"]

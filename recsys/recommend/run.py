@@ -349,7 +349,8 @@ def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataF
     """
     rows, ranks = np.nonzero(lists.items >= 0)
     none, pruned = pl.repeat(None, len(rows), dtype=pl.Float32, eager=True), lists.pruner_scores
-    names = [] if lists.others is None or cascade.pruner is None else list(cascade.pruner.model.config.targets)
+    others, targets = lists.others, [] if cascade.pruner is None else list(cascade.pruner.model.config.targets)
+    more = {} if others is None else {f"{name}_score": others[rows, ranks, at] for at, name in enumerate(targets)}
     return pl.DataFrame(
         {
             key: ids.gather(rows),
@@ -358,7 +359,7 @@ def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataF
             "score": lists.scores[rows, ranks],
             "retriever_score": lists.retriever_scores[rows, ranks],
             "pruner_score": none if pruned is None else pruned[rows, ranks],
-            **{f"{name}_score": lists.others[rows, ranks, place] for place, name in enumerate(names)},
+            **more,
         }
     )
 

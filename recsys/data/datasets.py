@@ -237,6 +237,9 @@ class RetrieverRows:
             others += [asked[row : row + 1] for row in range(len(asked))]
             pasts += [Past.empty(len(self.features.data.codes.context))] * len(asked)
             target, local = np.append(target, wordless + asked), local.joined(wordless + asked)
+            if judged is not None:  # no teacher has judged these
+                more = ((0, len(asked)), (0, 0))
+                judged = np.pad(judged[0], more, constant_values=-1), np.pad(judged[1], more)
         return self._batch(
             draw,
             local,

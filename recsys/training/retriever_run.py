@@ -111,8 +111,6 @@ class RetrieverRun(RunConfig):
             raise InputError("negatives.refresh needs whole weights; set it to 0, or trainer.strategy to auto.")
         if self.cloze is not None and (self.negatives.kind == "all" or "query_to_item" not in self.tasks):
             raise InputError("cloze goes with negatives.kind: batch and task query_to_item; set both, or leave it out.")
-        if self.cloze is not None and self.teacher is not None:
-            raise InputError("cloze asks for what no teacher has judged; leave out the one or the other.")
         knows = trained_text and self.model.text is not None and not self.model.text.from_scratch
         if self.negatives.alike and not (knows and "query_to_item" in self.tasks and self.data.items.text):
             remedy = "set negatives.alike: 0, or train an encoder that has weights, on query_to_item"

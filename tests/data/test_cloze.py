@@ -12,6 +12,7 @@ from recsys.data.cloze import ClozeConfig, add_cloze, split_texts
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.sampling import Draw
+from recsys.data.taught import Taught
 from recsys.data.text import train_wordpiece
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
@@ -99,6 +100,19 @@ def test_an_item_is_no_negative_for_its_own_words_nor_its_rest_for_a_query_about
     for row, target in enumerate(batch.target.tolist()):
         assert (row, target) not in seen
         assert (row, target + ITEMS if target < ITEMS else target - ITEMS) in seen
+
+
+def test_no_teacher_has_judged_what_an_items_own_words_ask_for(data, tokenizer, tmp_path):
+    rows = rows_of(data, tokenizer, tmp_path)
+    place = np.arange(len(data.queries) * 3)
+    rows.taught = Taught(
+        offsets=3 * np.arange(len(data.queries) + 1), item=(place // 3 + place % 3) % ITEMS,
+        logit=place.astype(np.float32), count=2,
+    )  # fmt: skip
+    batch, count = drawn(rows), len(rows.queries)
+    assert batch.taught_item.shape == batch.taught_logit.shape == (2 * count, 2)
+    assert (batch.taught_item[count:] == -1).all()
+    assert (batch.taught_item[:count, 0] == batch.target[:count]).all()
 
 
 def test_every_batch_asks_for_other_items_and_each_of_them_once(data, tokenizer, tmp_path):

@@ -52,7 +52,10 @@ class OpenJudge:
         """Load RUN/model and the data that RUN/config.yaml names."""
         config = read_part(run / "config.yaml", "data", DataConfig) if (run / "config.yaml").is_file() else None
         if config is None or not config.interactions.judged:
-            raise InputError(f"{run} is no run of a pruner on judgements (data.interactions.judged); name one that is.")
+            raise InputError(
+                f"{run} is no run of infer (it has no infer.yaml; make one with: infer.py recommend CONFIG), and no run "
+                "of a pruner on judgements (data.interactions.judged)."
+            )
         folder = run / "model"
         model, codes = load_pruner(folder), Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)

@@ -162,7 +162,7 @@ def test_each_source_is_hidden_in_turn_from_the_valid_rows(folder, capsys):
 
 def test_a_run_without_judgements_is_not_ablated_so(tmp_path):
     (tmp_path / "model").mkdir()
-    with pytest.raises(InputError, match="no run of a pruner on judgements"):
+    with pytest.raises(InputError, match=r"no run of infer .*, and no run of a pruner on judgements"):
         ablate_judged(tmp_path)
 
 

@@ -53,7 +53,7 @@ class OpenJudge:
         config = read_part(run / "config.yaml", "data", DataConfig) if (run / "config.yaml").is_file() else None
         if config is None or not config.interactions.judged:
             raise InputError(
-                f"{run} is no run of infer (it has no infer.yaml; make one with: infer.py recommend CONFIG), and no run "
+                f"{run} is no run of infer (no infer.yaml; make one with: infer.py recommend CONFIG), and no run "
                 "of a pruner on judgements (data.interactions.judged)."
             )
         folder = run / "model"

@@ -31,6 +31,18 @@ def content_keys(rows: Iterable[bytes]) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FrozenEncoder:
+    """An encoder whose weights stay as they are, so that a content has one vector."""
+
+    encode: Callable[[Any], np.ndarray]
+    """n contents, as the encoder reads them -> [n, W] float32."""
+    width: int
+    """W."""
+    key: str
+    """What the vectors depend on beside the contents."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VectorStore:
     """Where vectors that were made in one way lie.
 
@@ -90,8 +102,8 @@ class VectorStore:
         if damaged:
             (state / "DONE").unlink()
             raise InputError(
-                f"{state / 'vectors.npy'}: part {damaged[0]} is not what had been written ({len(damaged)} of {len(blocks)} "
-                "parts). Run the same command again, which makes what is damaged anew."
+                f"{state / 'vectors.npy'}: part {damaged[0]} is not what had been written ({len(damaged)} of "
+                f"{len(blocks)} parts). Run the same command again, which makes what is damaged anew."
             )
 
     @property

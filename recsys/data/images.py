@@ -20,6 +20,7 @@ from recsys.data.sampling import uniform
 from recsys.errors import InputError
 from recsys.shards import fingerprint, publish_folder
 from recsys.tables.images import is_inside, pictures_digest
+from recsys.vectors import FrozenEncoder, VectorStore, content_keys
 
 _LAYOUT = 1  # of the files; a change makes old caches unused
 _BLOCK = 1024  # pictures that are decoded before they are written
@@ -71,8 +72,7 @@ def image_source(
     pixels: int,
     folder: Path,
     *,
-    encode: Callable[[np.ndarray], np.ndarray] | None,
-    encoder_key: str,
+    frozen: FrozenEncoder | None,
     augment: bool = False,
 ) -> Images:
     """How pictures reach a batch.
@@ -82,21 +82,17 @@ def image_source(
         cells: a path, bytes or null for each item.
         pixels: height and width.
         folder: of the caches.
-        encode: a frozen encoder, [n, 3, P, P] uint8 -> [n, W] float32, whose vectors are cached; None: pixels go into
-            the batch.
-        encoder_key: what the vectors depend on beside the pixels.
+        frozen: the encoder of [n, 3, P, P] uint8, whose vectors are kept; None: pixels go into the batch.
         augment: whether pictures that are trained on are shifted and mirrored.
     """
     home = pixel_cache(root, cells, pixels, folder)
     known = np.load(home / "known.npy", allow_pickle=False)
     made = np.load(home / "pixels.npy", mmap_mode="r", allow_pickle=False)
-    if encode is None:
+    if frozen is None:
         return Images(known=known, pixels=made, augment=augment)
-    path = folder / f"image-vectors-{fingerprint(home.name, encoder_key)}"
-    if not (path / "vectors.npy").is_file():
-        with publish_folder(path) as part:
-            np.save(part / "vectors.npy", encode(made))
-    return Images(known=known, vectors=np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False))
+    store = VectorStore(folder=folder / "image-vectors", made_from=frozen.key, width=frozen.width)
+    keys = content_keys(picture.tobytes() for picture in made)
+    return Images(known=known, vectors=store.read(keys, lambda rows: frozen.encode(np.asarray(made[rows]))))
 
 
 def pixel_cache(root: str, cells: pl.Series, pixels: int, folder: Path) -> Path:

@@ -5,7 +5,7 @@ Flat arrays were chosen over Arrow: a batch is one gather, without a Python obje
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -25,23 +25,13 @@ LONGEST = 1 << 20
 _LAYOUT = 1  # of the files; a change makes old caches unused
 
 
-class TokenCache:
-    """The tokens of n texts, special tokens included: text i is `ids[offsets[i] : offsets[i + 1]]`.
+class Tokens:
+    """The tokens of n texts, special tokens included: text i is `ids[offsets[i] : offsets[i + 1]]`."""
 
-    Cheap to hand to worker processes: they open the same files again.
-    """
-
-    def __init__(self, folder: Path, pad_id: int) -> None:
-        """Open a finished cache. Raises ValueError or OSError if a file is missing, cut or of another shape."""
-        self.folder, self.pad_id = folder, pad_id
-        self.ids = np.load(folder / "ids.npy", mmap_mode="r", allow_pickle=False)  # [tokens] int32
-        self.offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)  # [n + 1] int64
-        if self.ids.dtype != np.int32 or self.offsets.dtype != np.int64 or self.offsets[-1] != len(self.ids):
-            raise ValueError(f"{folder} holds arrays that do not fit together")
-
-    def __reduce__(self) -> tuple[type["TokenCache"], tuple[Path, int]]:
-        """Reopen instead of copying: a memory map would travel as its whole content."""
-        return TokenCache, (self.folder, self.pad_id)
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray, pad_id: int) -> None:
+        self.ids = ids  # [tokens] int32
+        self.offsets = offsets  # [n + 1] int64
+        self.pad_id = pad_id
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -71,6 +61,37 @@ class TokenCache:
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         ids[mask] = self.ids[(starts[:, None] + steps)[inside]]
         return TextBatch(ids=torch.from_numpy(ids), mask=torch.from_numpy(mask))
+
+
+class TokenCache(Tokens):
+    """Tokens that are mapped from disk. Cheap to hand to worker processes: they open the same files again."""
+
+    def __init__(self, folder: Path, pad_id: int) -> None:
+        """Open a finished cache. Raises ValueError or OSError if a file is missing, cut or of another shape."""
+        ids, offsets = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("ids.npy", "offsets.npy"))
+        super().__init__(ids, offsets, pad_id)
+        self.folder = folder
+        if self.ids.dtype != np.int32 or self.offsets.dtype != np.int64 or self.offsets[-1] != len(self.ids):
+            raise ValueError(f"{folder} holds arrays that do not fit together")
+
+    def __reduce__(self) -> tuple[type["TokenCache"], tuple[Path, int]]:
+        """Reopen instead of copying: a memory map would travel as its whole content."""
+        return TokenCache, (self.folder, self.pad_id)
+
+
+def tokenize(texts: Sequence[str], backend: Tokenizer, pad_id: int) -> Tokens:
+    """The tokens of texts, in memory; `backend` comes from `plain_backend`."""
+    ids, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)]
+    for found in _chunks_of_ids(texts, backend, pad_id):
+        lengths.append(np.array([len(row) for row in found], dtype=np.int64))
+        ids.append(np.fromiter(chain.from_iterable(found), dtype=np.int32))
+    return Tokens(np.concatenate(ids), np.cumsum(np.concatenate(lengths)), pad_id)
+
+
+def _chunks_of_ids(texts: Sequence[str], backend: Tokenizer, pad_id: int) -> Iterator[list[list[int]]]:
+    for chunk in chunks(texts):
+        # A tokenizer without special tokens can find nothing in a text; attention needs one token.
+        yield [encoding.ids or [pad_id] for encoding in backend.encode_batch_fast(chunk)]
 
 
 def token_cache(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int, folder: Path) -> TokenCache:
@@ -110,9 +131,7 @@ def _write(texts: Sequence[str], backend: Tokenizer, pad_id: int, made: Path) ->
     lengths: list[np.ndarray] = [np.zeros(1, dtype=np.int64)]
     with (made / "ids.npy").open("wb") as file:
         _header(file, 0)
-        for chunk in chunks(texts):
-            # A tokenizer without special tokens can find nothing in a text; attention needs one token.
-            ids = [encoding.ids or [pad_id] for encoding in backend.encode_batch_fast(chunk)]
+        for ids in _chunks_of_ids(texts, backend, pad_id):
             lengths.append(np.array([len(row) for row in ids], dtype=np.int64))
             file.write(np.fromiter(chain.from_iterable(ids), dtype="<i4").tobytes())
         offsets = np.cumsum(np.concatenate(lengths))

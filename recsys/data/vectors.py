@@ -1,17 +1,15 @@
 """Texts -> tokens or, for a frozen encoder, vectors; each made once and mapped from disk afterwards."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from recsys.data.datasets import Texts
-from recsys.data.tokens import TokenCache, token_cache
-from recsys.shards import fingerprint, publish_folder
-
-Encode = Callable[[TokenCache], np.ndarray]
-"""Token cache -> [n, W] float32 vectors."""
+from recsys.data.features import Texts
+from recsys.data.text import plain_backend
+from recsys.data.tokens import token_cache, tokenize
+from recsys.shards import fingerprint
+from recsys.vectors import FrozenEncoder, VectorStore, content_keys
 
 
 def text_source(
@@ -20,8 +18,7 @@ def text_source(
     max_tokens: int,
     folder: Path,
     *,
-    encode: Encode | None,
-    encoder_key: str,
+    frozen: FrozenEncoder | None,
     dropout: float = 0.0,
 ) -> Texts:
     """How texts reach a batch.
@@ -31,15 +28,18 @@ def text_source(
         tokenizer: of the text encoder.
         max_tokens: longest text.
         folder: of the caches.
-        encode: a frozen encoder, whose vectors are cached; None: tokens go into the batch.
-        encoder_key: what the vectors depend on beside the tokens.
+        frozen: the encoder, whose vectors are kept: texts that had one before are not read again; None: tokens go into
+            the batch.
         dropout: share of the tokens that are left out in training.
     """
-    tokens = token_cache(texts, tokenizer, max_tokens, folder)
-    if encode is None:
-        return Texts(tokens=tokens.batch, dropout=dropout)
-    path = folder / f"vectors-{fingerprint(tokens.folder.name, encoder_key)}"
-    if not (path / "vectors.npy").is_file():
-        with publish_folder(path) as made:
-            np.save(made / "vectors.npy", encode(tokens))
-    return Texts(vectors=np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False))
+    if frozen is None:
+        return Texts(tokens=token_cache(texts, tokenizer, max_tokens, folder).batch, dropout=dropout)
+    backend = plain_backend(tokenizer, max_tokens)
+    pad_id = backend.token_to_id(str(tokenizer.pad_token)) or 0
+    made_from = fingerprint(backend.to_str(), pad_id, frozen.key)
+    store = VectorStore(folder=folder / "text-vectors", made_from=made_from, width=frozen.width)
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        return frozen.encode(tokenize([texts[row] for row in rows], backend, pad_id))
+
+    return Texts(vectors=store.read(content_keys(text.encode() for text in texts), encode))

@@ -1,7 +1,7 @@
 """A retriever's model folder -> readers of its batches, item vectors and user vectors."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from recsys.batch import TextBatch
-from recsys.data.features import Features, Texts, note_readers
+from recsys.batch import ItemBatch, TextBatch
+from recsys.data.features import Features, Local, Texts, note_readers
 from recsys.data.images import Images, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
-from recsys.data.requests import Requests, evaluation_batch
+from recsys.data.requests import Requests, request_pasts
 from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
@@ -23,7 +23,9 @@ from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
+from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
+from recsys.vectors import FrozenEncoder, VectorStore, content_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,18 +48,19 @@ class TextReader:
 
     def read(self, texts: list[str]) -> Texts:
         """Vectors of a table's texts, made once and mapped from disk afterwards."""
-        return text_source(
-            texts, self.tokenizer, self.encoder.max_tokens, self.cache,
-            encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths),
-            encoder_key=self.encoder.content_hash(),
+        frozen = FrozenEncoder(
+            encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths), width=self.encoder.width,
+            key=self.encoder.content_hash(),
         )  # fmt: skip
+        return text_source(texts, self.tokenizer, self.encoder.max_tokens, self.cache, frozen=frozen)
 
     @torch.no_grad()
     def read_once(self, text: str) -> Texts:
         """The vector of one text, kept nowhere."""
         found = self.tokenizer([text], truncation=True, max_length=self.encoder.max_tokens, return_tensors="pt")
         batch = TextBatch(ids=found["input_ids"], mask=found["attention_mask"].bool())
-        return Texts(vectors=self.encoder(batch).numpy())
+        device = next(self.encoder.parameters()).device
+        return Texts(vectors=self.encoder(batch.to(device)).cpu().numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,11 @@ class OpenRetriever:
         data = prepare(config, codes)
         features = open_features(words, data, config, model.image, hidden=hidden)
         return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
 
     def vectors(self, items: np.ndarray) -> np.ndarray:
         """[N, D] the vectors among what `embed_items` gives, for an index."""
@@ -138,18 +146,70 @@ def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig) -> Images
     """Vectors of the items' pictures; where the config names no column of them, all are missing."""
     column, items = config.items.image, data.tables.items
     cells = items[column] if column is not None else pl.Series([None] * len(items), dtype=pl.String)
-    return image_source(
-        config.root, cells, encoder.pixels, Path(config.cache), encode=partial(encode_images, encoder),
-        encoder_key=encoder.content_hash(),
-    )  # fmt: skip
+    frozen = FrozenEncoder(encode=partial(encode_images, encoder), width=encoder.width, key=encoder.content_hash())
+    return image_source(config.root, cells, encoder.pixels, Path(config.cache), frozen=frozen)
 
 
 @torch.no_grad()
-def embed_items(retriever: OpenRetriever, block: int = 8192) -> np.ndarray:
-    """[N, D] float32 vectors of all items; with a dynamic representation [N, D + h], as `encode_items` gives them."""
+def embed_items(retriever: OpenRetriever, rows: np.ndarray | None = None, block: int = 8192) -> np.ndarray:
+    """[N, D] float32 vectors of all items, or of some; with a dynamic representation [N, D + h] (`encode_items`)."""
+    rows = np.arange(len(retriever.data.catalogue)) if rows is None else rows
+    parts = [rows[start : start + block] for start in range(0, len(rows), block)]
+    made = [retriever.model.encode_items(_items(retriever, part)).cpu().numpy() for part in parts]
+    return np.concatenate(made)
+
+
+def _items(retriever: OpenRetriever, rows: np.ndarray) -> ItemBatch:
+    return retriever.features.items(rows).to(retriever.device)
+
+
+def stored_items(
+    retriever: OpenRetriever, folder: Path, dtype: str = "float32", share: tuple[int, int] = (0, 1)
+) -> np.ndarray | None:
+    """The same, kept in a folder and mapped from disk: an item whose content and model are what they were is not
+    embedded again.
+
+    Args:
+        retriever: whose catalogue is embedded.
+        folder: of the store; what it holds of other models and other catalogues goes.
+        dtype: float32 or float16.
+        share: I, N: this process makes every N-th part from the I-th on.
+
+    Returns:
+        None while parts of other shares are missing.
+    """
+    store, keys = _store(retriever, folder, dtype), item_keys(retriever)
+    return store.read(keys, lambda rows: embed_items(retriever, rows), share)
+
+
+def audit_items(retriever: OpenRetriever, folder: Path, dtype: str = "float32") -> tuple[int, int]:
+    """Check the stored vectors, byte for byte; returns their number, and how many were not there before."""
+    store, keys = _store(retriever, folder, dtype), item_keys(retriever)
+    store.audit(keys)
+    return store.made(keys)
+
+
+def _store(retriever: OpenRetriever, folder: Path, dtype: str) -> VectorStore:
+    width = embed_items(retriever, np.zeros(1, dtype=np.int64)).shape[1]
+    made_from = fingerprint(folder_hash(retriever.folder), retriever.device.type)
+    return VectorStore(folder=folder, made_from=made_from, width=width, dtype=dtype, keep=False)
+
+
+def item_keys(retriever: OpenRetriever, block: int = 8192) -> np.ndarray:
+    """[N] keys of all that the item tower reads of each item."""
     count = len(retriever.data.catalogue)
-    rows = [np.arange(start, min(start + block, count)) for start in range(0, count, block)]
-    return np.concatenate([retriever.model.encode_items(retriever.features.items(part)).numpy() for part in rows])
+    blocks = (np.arange(start, min(start + block, count)) for start in range(0, count, block))
+    return content_keys(row for rows in blocks for row in _content(retriever.features.items(rows)))
+
+
+def _content(batch: ItemBatch) -> Iterator[bytes]:
+    """The bytes of each item's fields."""
+    found = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    columns = [
+        value.reshape(len(batch.index), -1).numpy() for value in found.values() if isinstance(value, torch.Tensor)
+    ]
+    table = np.concatenate([np.ascontiguousarray(column).view(np.uint8) for column in columns], axis=1)
+    return (row.tobytes() for row in table)
 
 
 @torch.no_grad()
@@ -157,12 +217,15 @@ def embed_requests(
     retriever: OpenRetriever, items: np.ndarray, requests: Requests, batch_size: int = 256
 ) -> Iterator[np.ndarray]:
     """Vectors of requests, [b, D] float32 a batch, in order; `items` [N, D] come from `embed_items`."""
-    table = torch.from_numpy(items)
+    features, count = retriever.features, len(retriever.data.catalogue)
     for start in range(0, len(requests), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(requests)))
-        batch = evaluation_batch(retriever.features, requests.take(rows))
-        states = retriever.model.encode_users(batch.users, table)
-        yield states[torch.arange(len(rows)), batch.step].numpy()
+        some = requests.take(np.arange(start, min(start + batch_size, len(requests))))
+        pasts = request_pasts(features, some)
+        own = np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *(past.item[past.item >= 0] for past in pasts)]))
+        batch = features.users(pasts, some.users, some.queries, Local(own, count)).to(retriever.device)
+        table = torch.from_numpy(np.asarray(items[own], dtype=np.float32)).to(retriever.device)
+        states, last = retriever.model.encode_users(batch, table), [len(past.item) for past in pasts]
+        yield states[torch.arange(len(some)), torch.tensor(last)].cpu().numpy()
 
 
 @torch.no_grad()
@@ -180,11 +243,12 @@ def order_candidates(
     Returns:
         [B, K] columns of `found`, best first, those of padding last, and [B, K] float32 scores in that order.
     """
-    table, scores = torch.from_numpy(items), np.empty(found.shape, dtype=np.float32)
+    scores, device = np.empty(found.shape, dtype=np.float32), retriever.device
     for start in range(0, len(found), batch_size):
         rows = slice(start, start + batch_size)
-        states = table[torch.from_numpy(np.maximum(found[rows], 0))]
-        scores[rows] = retriever.model.score(torch.from_numpy(users[rows]), states).numpy()
+        states = np.asarray(items[np.maximum(found[rows], 0)], dtype=np.float32)
+        own = (torch.from_numpy(values).to(device) for values in (users[rows], states))
+        scores[rows] = retriever.model.score(*own).cpu().numpy()
     scores[found < 0] = -np.inf
     order = np.lexsort((found, -scores))
     return order, np.take_along_axis(scores, order, 1)

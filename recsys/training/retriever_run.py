@@ -49,6 +49,7 @@ from recsys.training.run import (
     publish_model,
     write_versions,
 )
+from recsys.vectors import FrozenEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,11 +223,13 @@ def text_reader(
     config: TextConfig, tokenizer: PreTrainedTokenizerFast, encoder: TextEncoder, cache: Path
 ) -> Callable[[list[str]], Texts]:
     """A table's texts -> how they reach a batch of this encoder."""
-    frozen = config.mode == "frozen"
+    frozen = FrozenEncoder(
+        encode=lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths), width=encoder.width,
+        key=encoder.content_hash(),
+    ) if config.mode == "frozen" else None  # fmt: skip
     return partial(
-        text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache,
-        encode=(lambda tokens: encode_all(encoder, tokens.batch, tokens.lengths)) if frozen else None,
-        encoder_key=encoder.content_hash() if frozen else "", dropout=config.token_dropout,
+        text_source, tokenizer=tokenizer, max_tokens=config.max_tokens, folder=cache, frozen=frozen,
+        dropout=config.token_dropout,
     )  # fmt: skip
 
 
@@ -238,9 +241,12 @@ def image_reader(config: DataConfig, data: Prepared, encoder: ImageEncoder | Non
         raise InputError("model.image is set, and data.items.image names no column; name the pictures' column.")
     return image_source(
         config.root, data.tables.items[config.items.image], encoder.pixels, Path(config.cache),
-        encode=partial(encode_images, encoder) if encoder.frozen else None,
-        encoder_key=encoder.content_hash() if encoder.frozen else "", augment=augment and not encoder.frozen,
+        frozen=_frozen_images(encoder) if encoder.frozen else None, augment=augment and not encoder.frozen,
     )  # fmt: skip
+
+
+def _frozen_images(encoder: ImageEncoder) -> FrozenEncoder:
+    return FrozenEncoder(encode=partial(encode_images, encoder), width=encoder.width, key=encoder.content_hash())
 
 
 def training_rows(

@@ -51,7 +51,7 @@ def tokenizer(data: Prepared) -> PreTrainedTokenizerFast:
 
 def rows_of(data: Prepared, tokenizer: PreTrainedTokenizerFast, folder: Path, *, share: float = 1.0) -> RetrieverRows:
     def read(texts: list[str]) -> Texts:
-        return text_source(texts, tokenizer, 32, folder, encode=None, encoder_key="")
+        return text_source(texts, tokenizer, 32, folder, frozen=None)
 
     features = Features(data, read(data.catalogue.texts), read(data.queries.texts), max_items=4)
     rows = RetrieverRows(

@@ -10,6 +10,7 @@ from PIL import Image
 
 from recsys.data import images
 from recsys.data.images import Images, image_source, pixel_cache, shift_and_mirror
+from recsys.vectors import FrozenEncoder
 
 RED, GREEN = (200, 10, 10), (10, 200, 10)
 
@@ -34,8 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 def read(root: Path, cells: list, **changes):
     series = pl.Series(cells, dtype=pl.Binary if any(isinstance(one, bytes) for one in cells) else pl.String)
-    values = {"encode": None, "encoder_key": "", **changes}
-    return image_source(str(root), series, 16, root.parent / "cache", **values)
+    return image_source(str(root), series, 16, root.parent / "cache", **{"frozen": None, **changes})
 
 
 def test_pictures_are_scaled_to_the_encoders_size_and_keep_their_colours(root):
@@ -86,7 +86,7 @@ def test_vectors_of_a_frozen_encoder_are_made_once(root):
         return pixels.reshape(len(pixels), -1)[:, :2].astype(np.float32)
 
     for _ in range(2):
-        found = read(root, ["red.png", "green.png"], encode=encode, encoder_key="one").read(np.array([1]))
+        found = read(root, ["red.png", "green.png"], frozen=FrozenEncoder(encode=encode, width=2, key="one")).read(np.array([1]))
     assert calls == [2]
     assert found["image_vector"].shape == (1, 2)
     assert "image" not in found

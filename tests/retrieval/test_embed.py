@@ -1,6 +1,7 @@
 """A model folder opened again: the trainer's own vectors, and configs that do not fit."""
 
 import shutil
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from recsys.config import read_part
 from recsys.data.requests import evaluation_batch, user_requests
 from recsys.data.split import VALID
 from recsys.errors import InputError
-from recsys.retrieval.embed import OpenRetriever, TextReader, embed_items, embed_requests
+from recsys.retrieval import embed
+from recsys.retrieval.embed import (
+    OpenRetriever,
+    TextReader,
+    audit_items,
+    embed_items,
+    embed_requests,
+    stored_items,
+)
 from recsys.tables import DataConfig
 
 
@@ -30,6 +39,32 @@ def opened(journey, config) -> OpenRetriever:
 
 def test_items_are_embedded_alike_in_blocks_and_at_once(opened):
     np.testing.assert_allclose(embed_items(opened, block=7), embed_items(opened), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_stored_vectors_are_those_in_memory(opened, tmp_path, dtype):
+    found = stored_items(opened, tmp_path, dtype)
+    assert isinstance(found, np.memmap)
+    assert found.dtype == dtype
+    assert (np.asarray(found) == embed_items(opened).astype(dtype)).all()
+    assert audit_items(opened, tmp_path, dtype) == (len(found), len(found))
+
+
+def test_only_items_whose_content_has_changed_are_embedded_again(opened, tmp_path, monkeypatch):
+    stored_items(opened, tmp_path)
+    category = opened.data.catalogue.category.copy()
+    category[[3, 11]] = 0
+    catalogue = replace(opened.data.catalogue, category=category)
+    features = copy(opened.features)
+    features.data = replace(opened.data, catalogue=catalogue)
+    other = replace(opened, features=features, data=features.data)
+    asked = []
+    plain = embed.embed_items
+    monkeypatch.setattr(embed, "embed_items", lambda one, rows: asked.append(rows.tolist()) or plain(one, rows))
+    found = stored_items(other, tmp_path)
+    assert asked[-1] == [3, 11]
+    np.testing.assert_allclose(found, plain(other), rtol=1e-5, atol=1e-6)
+    assert audit_items(other, tmp_path) == (len(found), 2)
 
 
 def test_an_item_has_the_vector_that_its_own_words_give(opened):

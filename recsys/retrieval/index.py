@@ -1,104 +1,234 @@
-"""Vectors -> nearest items by inner product, with FAISS; the one file that imports it."""
+"""Vectors -> nearest items by inner product: one index, or several shards that are searched as one."""
 
-from importlib.metadata import PackageNotFoundError, version
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.shards import write_atomic
+from recsys.retrieval.engine import FaissRows, Rows, build_rows, faiss_version, read_rows, set_search_threads
+from recsys.retrieval.kinds import Settings
+from recsys.shards import file_hash, write_atomic
+
+__all__ = ["ItemIndex", "Shard", "needs_rebuild", "set_search_threads"]
+
+_SELECT = 0.25  # share of allowed items below which the index itself leaves the others out
+_MOST_CHANGED = 0.1
 
 
-def _import_faiss() -> Any:
-    """faiss, from the extra `cpu` or `gpu`. Both together overwrite each other's files, so that is refused."""
-    if _is_installed("faiss-cpu") and _is_installed("faiss-gpu"):
-        raise InputError(
-            "faiss-cpu and faiss-gpu are both installed and overwrite each other's files. "
-            "Remedy: pip uninstall faiss-cpu faiss-gpu, then pip install 'recsys[cpu]' or 'recsys[gpu]'."
-        )
-    try:
-        import faiss
-    except ImportError as error:
-        remedy = "pip install 'recsys[cpu]', or 'recsys[gpu]' on a machine with CUDA"
-        raise InputError(f"faiss is not installed. Remedy: {remedy}.") from error
-    return faiss
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Rows of an index and the items that they are."""
 
+    rows: Rows
+    items: np.ndarray | None = None  # [rows] int32 item of each row, -1 for a tombstone; None: row n is item n
 
-def _is_installed(name: str) -> bool:
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
+    def search(
+        self, users: np.ndarray, depth: int, allowed: np.ndarray | None, *, thorough: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and items [B, depth], best first, -1 where there is none. `allowed` [N] bool of items."""
+        chosen = None if allowed is None else allowed if self.items is None else _at(allowed, self.items, False)
+        scores, rows = self.rows.search(users, min(depth, len(self.rows)), chosen, thorough=thorough)
+        return scores, rows if self.items is None else _at(self.items, rows, -1)
 
+    def living(self) -> int:
+        """Items that are no tombstone."""
+        return len(self.rows) if self.items is None else int((self.items >= 0).sum())
 
-faiss = _import_faiss()
-
-
-def set_search_threads(count: int) -> None:
-    """CPU threads of every search of this process."""
-    faiss.omp_set_num_threads(count)
+    def last(self) -> int:
+        """The largest item, -1 for none."""
+        return len(self.rows) - 1 if self.items is None else int(self.items.max(initial=-1))
 
 
 class ItemIndex:
-    """Exact inner-product search over item vectors; row n is item n."""
+    """Inner-product search over item vectors."""
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
-
-    @classmethod
-    def build(cls, vectors: np.ndarray) -> "ItemIndex":
-        """Index [N, D] float32 vectors."""
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return cls(index)
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        """Each item is a living row of one shard at most."""
+        self.shards = list(shards)
+        self.rows = sum(len(one.rows) for one in shards)
+        self.size = sum(one.living() for one in shards)
+        self.last = max((one.last() for one in shards), default=-1)
+        self.exact = all(one.rows.exact for one in shards)
 
     @classmethod
-    def load(cls, path: Path) -> "ItemIndex":
-        """Read what `save` wrote. Raises InputError if it is not there or damaged."""
+    def build(cls, vectors: np.ndarray, settings: Settings | None = None, seed: int = 0) -> "ItemIndex":
+        """Index [N, D] float32 vectors; row n is item n.
+
+        Args:
+            vectors: [N, D], perhaps mapped from disk.
+            settings: how; None: every query is compared with all items.
+            seed: of what centroids are learnt from, and of their start.
+        """
+        wrong = _first_broken(vectors)
+        if wrong is not None:
+            raise InputError(f"The vector of item {wrong} holds NaN or infinity; expected finite numbers: embed anew.")
+        return cls([Shard(rows=build_rows(vectors, settings or Settings(), seed))])
+
+    @classmethod
+    def load(cls, path: Path, vectors: np.ndarray | None = None) -> "ItemIndex":
+        """Map what `save` wrote from disk. Raises InputError if it is not there or damaged.
+
+        Args:
+            path: of the index.
+            vectors: [N, D] of the items, for an index that scores its candidates anew.
+        """
+        fault = f"{path} is no readable FAISS index; remove it and build it again."
         try:
-            return cls(faiss.read_index(str(path)))
-        except RuntimeError as error:
-            raise InputError(f"{path} is no readable FAISS index; remove it and build it again.") from error
+            said = json.loads(_beside(path).read_text())
+            if said["bytes"] != path.stat().st_size or said["hash"] != file_hash(path):
+                raise InputError(fault)
+            return cls([Shard(rows=read_rows(path, Settings(**said["settings"]), vectors))])
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(fault) from error
 
-    def save(self, path: Path) -> None:
-        """Write to one file."""
-        write_atomic(path, faiss.serialize_index(self.index).tobytes())
+    def save(self, path: Path, **facts: Any) -> None:
+        """Write an index of one shard to one file, and what it is, with `facts`, to a .json beside it."""
+        rows = self.shards[0].rows
+        if len(self.shards) > 1 or self.shards[0].items is not None or not isinstance(rows, FaissRows):
+            raise InputError(
+                "An index of several shards, or of torch, is not written; write the vectors it is made of."
+            )
+        rows.save(path)
+        said = {"settings": asdict(rows.settings), "items": len(self), "width": rows.index.d, "faiss": faiss_version()}
+        said |= {"bytes": path.stat().st_size, "hash": file_hash(path), **facts}
+        write_atomic(_beside(path), json.dumps(said, indent=1))
 
     def __len__(self) -> int:
-        return self.index.ntotal
+        return self.size
 
-    def search(self, users: np.ndarray, k: int, seen: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, users: np.ndarray, k: int, seen: Sequence[np.ndarray], allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The k best items that each user has not seen.
 
         Args:
             users: [B, D] float32.
             k: items wanted.
             seen: for each user the distinct items that are left out.
+            allowed: [N] bool, the items that may be listed for these users; None: all.
 
         Returns:
             items [B, k] int64, -1 where fewer are left, and scores [B, k] float32, there -inf; best first, equal scores
-            to the smaller item. A user who has seen much is searched more deeply, so that no list is short.
+            to the smaller item. A user who has seen much is searched more deeply, so that no list is short; where an
+            index that guesses finds too few, all items are compared.
         """
-        items = np.full((len(users), k), -1, dtype=np.int64)
-        scores = np.full((len(users), k), -np.inf, dtype=np.float32)
-        wanted = k + 1 + np.array([len(one) for one in seen], dtype=np.int64)
-        depth = np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), len(self))
-        while len(open_rows := np.flatnonzero(depth)):
-            size = int(depth[open_rows].min())
-            rows = np.flatnonzero(depth == size)
-            values, found = self.index.search(np.ascontiguousarray(users[rows], dtype=np.float32), size)
-            for row, value, item in zip(rows, values, found, strict=True):
-                kept, best = _best(value, item, seen[row], k)
-                items[row, : len(kept)], scores[row, : len(kept)] = kept, best
-                ended = size == len(self) or (len(best) == k and best[-1] > value[-1])
-                depth[row] = 0 if ended else min(2 * size, len(self))  # equal scores may go on beyond what was searched
-        return items, scores
+        search = _Search(self, np.ascontiguousarray(users, dtype=np.float32), k, seen, allowed)
+        short = search.fill(np.arange(len(users)), thorough=self.exact)
+        if len(short):
+            search.fill(short, thorough=True)
+        return search.items, search.scores
+
+    def nearest(
+        self, users: np.ndarray, depth: int, allowed: np.ndarray | None, *, thorough: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The nearest of all shards, with tombstones among them as -1.
+
+        Returns:
+            scores [B, W] float32 and items [B, W] int64, best first, equal scores to the smaller item, and [B] float32:
+            what was not returned scores this at most.
+        """
+        found = [one.search(users, depth, allowed, thorough=thorough) for one in self.shards]
+        ends = [
+            np.where(len(one.rows) <= depth, -np.inf, scores[:, -1])
+            for one, (scores, _) in zip(self.shards, found, strict=True)
+        ]
+        if len(found) == 1:
+            scores, items = found[0]
+            rows = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(1))  # FAISS orders equal scores by chance
+        else:
+            scores, items = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+            rows = np.arange(len(users))
+        if len(rows):
+            order = np.lexsort((items[rows], -scores[rows]))
+            scores[rows], items[rows] = (np.take_along_axis(part[rows], order, 1) for part in (scores, items))
+        return scores, items, np.max(ends, axis=0)
 
 
-def _best(scores: np.ndarray, items: np.ndarray, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k unseen items and their scores."""
-    left = (items >= 0) & ~np.isin(items, seen)
-    order = np.lexsort((items[left], -scores[left]))[:k]
-    return items[left][order], scores[left][order]
+class _Search:
+    """One call of `ItemIndex.search`: what is found so far, and what was seen as sorted keys row * span + item."""
+
+    def __init__(
+        self, index: ItemIndex, users: np.ndarray, k: int, seen: Sequence[np.ndarray], allowed: np.ndarray | None
+    ) -> None:
+        self.index, self.users, self.k, self.allowed = index, users, k, allowed
+        self.items = np.full((len(users), k), -1, dtype=np.int64)
+        self.scores = np.full((len(users), k), -np.inf, dtype=np.float32)
+        self.many = np.array([len(one) for one in seen], dtype=np.int64)
+        gone = np.concatenate([np.zeros(0, dtype=np.int64), *seen]).astype(np.int64)
+        self.span = 1 + max(index.last, int(gone.max(initial=0)))
+        self.gone = np.sort(np.repeat(np.arange(len(users)), self.many) * self.span + gone)
+        self.open = index.rows if allowed is None else int(allowed.sum())
+        self.selects = allowed is not None and self.open < _SELECT * len(allowed)
+        self.total = min(self.open, index.rows) if self.selects else index.rows
+
+    def fill(self, rows: np.ndarray, *, thorough: bool) -> np.ndarray:
+        """Lists of some rows, searched deeper until they are full; returns those that stay short for want of a
+        thorough search.
+        """
+        depth = np.zeros(len(self.users), dtype=np.int64)
+        depth[rows] = self._first_depth(rows)
+        while len(left := np.flatnonzero(depth)):
+            size = int(depth[left].min())
+            group = np.flatnonzero(depth == size)
+            ended = self._try(group, size, thorough)
+            depth[group] = np.where(ended, 0, min(2 * size, self.total))
+        full = self.items[rows, -1] >= 0
+        return rows[:0] if thorough else rows[~full]
+
+    def _first_depth(self, rows: np.ndarray) -> np.ndarray:
+        share = 1.0 if self.allowed is None or self.selects else max(self.open / len(self.allowed), _SELECT)
+        wanted = (self.k + 1 + self.many[rows]) / share
+        return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), self.total)
+
+    def _try(self, group: np.ndarray, size: int, thorough: bool) -> np.ndarray:
+        """Search `group` for `size` items each; [group] bool: which rows are done."""
+        allowed = self.allowed if self.selects else None
+        scores, items, end = self.index.nearest(self.users[group], size, allowed, thorough=thorough)
+        kept = self._may(group, items)
+        place = kept.cumsum(1) - 1
+        count = np.minimum(place[:, -1] + 1, self.k)
+        row, column = np.nonzero(kept & (place < self.k))
+        self.items[group[row], place[row, column]] = items[row, column]
+        self.scores[group[row], place[row, column]] = scores[row, column]
+        full = count == self.k
+        if thorough:  # equal scores may go on beyond what was searched
+            return (size >= self.total) | (full & (self.scores[group, -1] > end))
+        return (size >= self.total) | full | np.isneginf(scores[:, -1])  # of the lists or the graph, nothing is left
+
+    def _may(self, group: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[group, W] bool: neither a tombstone nor seen nor forbidden."""
+        kept = items >= 0
+        if self.allowed is not None:
+            kept &= self.allowed[items]
+        if len(self.gone):
+            keys = group[:, None] * self.span + items
+            at = np.minimum(np.searchsorted(self.gone, keys), len(self.gone) - 1)
+            kept &= self.gone[at] != keys
+        return kept
+
+
+def needs_rebuild(changed: int, total: int) -> bool:
+    """Whether so many items of the base index were added, changed or removed that it is better built afresh."""
+    return changed > _MOST_CHANGED * total
+
+
+def _at(values: np.ndarray, places: np.ndarray, missing: Any) -> np.ndarray:
+    """values[places], and `missing` where a place is negative."""
+    return np.where(places >= 0, values[places], missing)
+
+
+def _first_broken(vectors: np.ndarray, block: int = 1 << 16) -> int | None:
+    """The first row with a number that is not finite."""
+    for start in range(0, len(vectors), block):
+        wrong = ~np.isfinite(vectors[start : start + block]).all(1)
+        if wrong.any():
+            return start + int(wrong.argmax())
+    return None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")

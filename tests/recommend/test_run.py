@@ -16,7 +16,7 @@ from recsys.data.requests import serving_requests
 from recsys.errors import InputError
 from recsys.recommend import run
 from recsys.recommend.run import InferRun, run_stage
-from recsys.retrieval import index
+from recsys.retrieval import engine
 
 COLUMNS = ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score"]
 
@@ -260,7 +260,7 @@ def test_the_number_of_threads_holds_for_models_and_search(journey, tmp_path):
     try:
         torch.set_num_threads(2)
         run_stage("recommend", journey.infer("--threads=1", output=tmp_path))
-        assert (torch.get_num_threads(), index.faiss.omp_get_max_threads()) == (1, 1)
+        assert (torch.get_num_threads(), engine.faiss.omp_get_max_threads()) == (1, 1)
     finally:
         torch.set_num_threads(before)
 

@@ -1,0 +1,205 @@
+"""Vectors -> nearest rows by inner product, with FAISS; the one file that imports it."""
+
+import os
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from recsys.errors import InputError
+from recsys.retrieval.exact import ExactRows
+from recsys.retrieval.kinds import FLAT, Settings
+from recsys.shards import disk_errors
+
+_GPU_MOST = 2048  # k and nprobe of a search on a GPU
+_RESCORED = 64  # queries whose rows are scored anew at one time
+_CONSTRUCTION = 100  # efConstruction of HNSW
+_ROTATIONS = 20  # iterations that the rotation of OPQ is learnt in
+REMEDY = "pip install 'recsys[cpu]', or 'recsys[gpu]' on a machine with CUDA"
+
+
+def _import_faiss() -> Any:
+    """faiss, from the extra `cpu` or `gpu`; None where neither is installed. Both together overwrite each other's
+    files, so that is refused.
+    """
+    if _is_installed("faiss-cpu") and _is_installed("faiss-gpu"):
+        raise InputError(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other's files. "
+            "Remedy: pip uninstall faiss-cpu faiss-gpu, then pip install 'recsys[cpu]' or 'recsys[gpu]'."
+        )
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+faiss = _import_faiss()
+
+
+def faiss_version() -> str | None:
+    """Of the FAISS that searches; None: torch does."""
+    return None if faiss is None else faiss.__version__
+
+
+def set_search_threads(count: int) -> None:
+    """CPU threads of every search of this process."""
+    if faiss is not None:
+        faiss.omp_set_num_threads(count)
+
+
+class Rows(Protocol):
+    """Rows of vectors that can be searched."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the nearest are always found."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def search(
+        self, users: np.ndarray, depth: int, allowed: np.ndarray | None = None, *, thorough: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows, as `ExactRows.search` gives them; `thorough`: an index that guesses compares all."""
+        ...
+
+
+class FaissRows:
+    """A FAISS index; row n is the n-th vector that was added."""
+
+    def __init__(self, index: Any, settings: Settings, vectors: np.ndarray | None = None) -> None:
+        """`vectors` [N, D], perhaps mapped from disk, are what `settings.rescore` needs."""
+        self.index, self.settings, self.vectors = index, settings, vectors
+        self.exact = settings.kind == FLAT
+        self.gpu = faiss.index_cpu_to_all_gpus(index) if _gpus() and settings.kind != "hnsw" else None
+        if settings.rescore > 1 and vectors is None:
+            raise InputError(f"An index with rescore {settings.rescore} needs the items' vectors beside it; none came.")
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    def search(
+        self, users: np.ndarray, depth: int, allowed: np.ndarray | None = None, *, thorough: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Rows.search`."""
+        users, wide = np.ascontiguousarray(users, dtype=np.float32), min(depth * self.settings.rescore, len(self))
+        engine = self.index if self.gpu is None or thorough or wide > _GPU_MOST or allowed is not None else self.gpu
+        if thorough and self.settings.kind == "hnsw":
+            engine = faiss.downcast_index(self.index.storage)
+        scores, rows = engine.search(users, wide, params=self._parameters(allowed, thorough))
+        scores[rows < 0] = -np.inf
+        return (scores, rows) if self.settings.rescore == 1 else self._rescored(users, rows, depth)
+
+    def _parameters(self, allowed: np.ndarray | None, thorough: bool) -> Any:
+        """Of one search; what they point to lives as long as they do."""
+        chosen = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        match self.settings.kind:
+            case "hnsw" if not thorough:
+                return faiss.SearchParametersHNSW(efSearch=self.settings.breadth, sel=chosen)
+            case "ivf_flat" | "ivf_sq8":
+                return self._probing(chosen, thorough)
+            case "ivf_pq":
+                return faiss.SearchParametersPreTransform(index_params=self._probing(chosen, thorough))
+            case _:
+                return None if chosen is None else faiss.SearchParameters(sel=chosen)
+
+    def _probing(self, chosen: Any, thorough: bool) -> Any:
+        return faiss.SearchParametersIVF(nprobe=self.settings.lists if thorough else self.settings.breadth, sel=chosen)
+
+    def _rescored(self, users: np.ndarray, rows: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the rows by their full vectors."""
+        assert self.vectors is not None
+        scores, best = np.empty((len(users), depth), dtype=np.float32), np.empty((len(users), depth), dtype=np.int64)
+        for start in range(0, len(users), _RESCORED):
+            block = slice(start, start + _RESCORED)
+            own = np.einsum("bkd,bd->bk", self.vectors[np.maximum(rows[block], 0)], users[block])
+            own[rows[block] < 0] = -np.inf
+            order = np.argsort(-own, axis=1, kind="stable")[:, :depth]
+            scores[block] = np.take_along_axis(own, order, 1)
+            best[block] = np.take_along_axis(rows[block], order, 1)
+        return scores, best
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_errors(path):
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            try:
+                faiss.write_index(self.index, name)
+                os.chmod(name, 0o644)
+                os.replace(name, path)
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+
+def _gpus() -> int:
+    return faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+
+
+def read_rows(path: Path, settings: Settings, vectors: np.ndarray | None) -> FaissRows:
+    """What `FaissRows.save` wrote, mapped from disk. Raises RuntimeError if it is no index."""
+    if faiss is None:
+        raise InputError(f"{path} is an index of FAISS, which is not installed. Remedy: {REMEDY}.")
+    return FaissRows(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), settings, vectors)
+
+
+def build_rows(vectors: np.ndarray, settings: Settings, seed: int = 0) -> FaissRows | ExactRows:
+    """An index of [N, D] vectors. Without FAISS, `flat` is searched with torch and other kinds are refused."""
+    if faiss is None and settings.kind == FLAT:
+        return ExactRows(vectors=np.ascontiguousarray(vectors, dtype=np.float32))
+    if faiss is None:
+        raise InputError(f"faiss is not installed, and index.kind {settings.kind} needs it. Remedy: {REMEDY}.")
+    width = vectors.shape[1]
+    match settings.kind:
+        case "hnsw":
+            index = faiss.IndexHNSWFlat(width, settings.links, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = _CONSTRUCTION
+        case "flat":
+            index = faiss.IndexFlatIP(width)
+        case _:
+            index = _lists(width, settings, seed)
+            index.train(_sample(vectors, settings.learnt_from(len(vectors)), seed))
+    for start in range(0, len(vectors), 1 << 17):  # vectors mapped from disk are never held whole
+        index.add(np.ascontiguousarray(vectors[start : start + (1 << 17)], dtype=np.float32))
+    return FaissRows(index, settings, vectors if settings.rescore > 1 else None)
+
+
+def _sample(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(seed).permutation(len(vectors))[:count]
+    return np.ascontiguousarray(vectors[np.sort(rows)], dtype=np.float32)
+
+
+def _lists(width: int, settings: Settings, seed: int) -> Any:
+    """An empty index of inverted lists."""
+    coarse, product = faiss.IndexFlatIP(width), faiss.METRIC_INNER_PRODUCT
+    match settings.kind:
+        case "ivf_flat":
+            index = faiss.IndexIVFFlat(coarse, width, settings.lists, product)
+        case "ivf_sq8":
+            index = faiss.IndexIVFScalarQuantizer(coarse, width, settings.lists, faiss.ScalarQuantizer.QT_8bit, product)
+        case _:
+            index = faiss.IndexIVFPQ(coarse, width, settings.lists, settings.code, 8, product)
+    coarse.this.disown()
+    index.own_fields = True
+    index.cp.seed, index.cp.min_points_per_centroid = seed + 1, 1
+    if settings.kind != "ivf_pq":
+        return index
+    rotation = faiss.OPQMatrix(width, settings.code)
+    rotation.niter = _ROTATIONS
+    both = faiss.IndexPreTransform(rotation, index)
+    for one in (rotation, index):
+        one.this.disown()
+    both.own_fields = True
+    return both

@@ -148,7 +148,8 @@ def _infer(arguments: list[str]) -> int:
     stage, rest = arguments[0], arguments[1:]
     if rest and read_task(rest) != "infer":
         raise InputError(f"{rest[0]} has another task; expected a config with task: infer, which names the runs.")
-    from recsys.recommend.run import STAGES, InferRun, run_stage
+    from recsys.recommend.run import STAGES, run_stage
+    from recsys.recommend.settings import InferRun
 
     if stage not in STAGES:
         raise InputError(f"Unknown stage {stage!r}.{nearest(stage, STAGES)} Expected one of {', '.join(STAGES)}.")
@@ -226,7 +227,7 @@ def _ablate(arguments: list[str]) -> int:
         return 0
     from recsys.config import parse_run
     from recsys.recommend.ablate import ablate, write_ablations
-    from recsys.recommend.run import InferRun
+    from recsys.recommend.settings import InferRun
     from recsys.reports.ablation import print_ablation, read_ablation
     from recsys.reports.files import read_json
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +136,7 @@ def _renamed(made: Path, folder: Path) -> bool:
     return True
 
 
-FORMAT = 2
+FORMAT = 3
 """Version of what a folder of parts holds."""
 
 
@@ -145,7 +145,7 @@ class Record(TypedDict):
 
     fingerprint: str
     rows: int
-    inputs: int
+    inputs: str
     bytes: int
     hash: str
 
@@ -161,26 +161,31 @@ class Parts:
     fingerprint: str
 
     @classmethod
-    def open(cls, folder: Path, fingerprint: str, *, overwrite: bool = False) -> "Parts":
-        """Go on in `folder`, or start it. A folder of another fingerprint is refused unless `overwrite`."""
+    def open(cls, folder: Path, made_from: Mapping[str, object], *, overwrite: bool = False) -> "Parts":
+        """Go on in `folder`, or start it. One that was made from other things is refused unless `overwrite`.
+
+        `made_from` names all that every part depends on; what a single part depends on is its `inputs`.
+        """
+        own = {name: fingerprint(value) for name, value in made_from.items()}
         found = _read_manifest(folder) if (folder / MANIFEST).is_file() else None
         if found is None and folder.is_dir() and any(not one.name.startswith(".") for one in folder.iterdir()):
             raise InputError(f"{folder} holds files that are no output of this program; name another folder.")
-        if found not in (None, fingerprint):
+        if found not in (None, own):
             if not overwrite:
+                others = [name for name in {**own, **found} if own.get(name) != found.get(name)]
                 raise InputError(
-                    f"{folder} holds output made from other inputs (fingerprint {found}, this run's is {fingerprint}). "
+                    f"{folder} holds output made from other inputs: not the same {', '.join(others)}. "
                     "Name another folder with --output=DIR, or replace it with --overwrite=true."
                 )
             _clear(folder)
-        if found != fingerprint:
-            write_atomic(folder / MANIFEST, json.dumps({"format": FORMAT, "fingerprint": fingerprint}))
-        return cls(folder, fingerprint)
+        if found != own:
+            write_atomic(folder / MANIFEST, json.dumps({"format": FORMAT, "made_from": own}))
+        return cls(folder, fingerprint(own))
 
     @classmethod
     def read(cls, folder: Path) -> "Parts":
         """What lies in a folder, whatever it was made from."""
-        return cls(folder, _read_manifest(folder))
+        return cls(folder, fingerprint(_read_manifest(folder)))
 
     def path(self, number: int) -> Path:
         """Where part `number` lies."""
@@ -198,12 +203,13 @@ class Parts:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
-    def finished(self, number: int) -> bool:
-        """Whether part `number` is there and recorded with its size."""
-        return self.record(number) is not None
+    def finished(self, number: int, inputs: str = "") -> bool:
+        """Whether part `number` is there, made from `inputs`, and recorded with its size."""
+        record = self.record(number)
+        return record is not None and record["inputs"] == inputs
 
-    def write(self, number: int, frame: pl.DataFrame, inputs: int = 0) -> None:
-        """Write part `number`, which answers so many `inputs`, beside its place; rename it; record it."""
+    def write(self, number: int, frame: pl.DataFrame, inputs: str = "") -> None:
+        """Write part `number`, made from `inputs` (a hash), beside its place; rename it; record it."""
         path = self.path(number)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=f".{path.name}.")  # two may make the same part
         os.close(handle)
@@ -237,12 +243,12 @@ class Parts:
         """All finished parts as one table, in their order. At least one must be there."""
         return pl.scan_parquet([self.path(number) for number in self.finished_parts()])
 
-    def audit(self, inputs: Sequence[int]) -> int:
-        """Check that there are exactly the parts that answer `inputs` each, byte for byte; returns their rows.
+    def audit(self, inputs: Sequence[str]) -> int:
+        """Check that there are exactly the parts made from `inputs` each, byte for byte; returns their rows.
 
-        InputError for a part that is damaged or answers other inputs: it is no longer recorded, and so made again.
+        InputError for a part that is damaged or made from others: it is no longer recorded, and so made again.
         """
-        wrong = [number for number, count in enumerate(inputs) if not self._holds(number, count)]
+        wrong = [number for number, one in enumerate(inputs) if not self._holds(number, one)]
         more = sorted(set(self.finished_parts()) - set(range(len(inputs))))
         for number in wrong + more:
             self.path(number).with_suffix(".json").unlink(missing_ok=True)
@@ -254,7 +260,7 @@ class Parts:
             )
         return self.rows()
 
-    def _holds(self, number: int, inputs: int) -> bool:
+    def _holds(self, number: int, inputs: str) -> bool:
         record = self.record(number)
         return record is not None and record["inputs"] == inputs and file_hash(self.path(number)) == record["hash"]
 
@@ -269,12 +275,11 @@ def _clear(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
 
-def _read_manifest(folder: Path) -> str:
-    """The fingerprint; that of another format is none of this program's."""
+def _read_manifest(folder: Path) -> dict[str, str]:
+    """What the parts were made from, hashed; of another format nothing can be said."""
     path = folder / MANIFEST
     try:
         content: Any = json.loads(path.read_text())
-        made_from = str(content["fingerprint"])
-        return made_from if content.get("format") == FORMAT else "of an older format"
+        return dict(content["made_from"]) if content["format"] == FORMAT else {"format": str(content["format"])}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is not a readable manifest ({error}); remove its folder to start again.") from error

@@ -21,6 +21,11 @@ from recsys.shards import disk_errors, fingerprint, publish_folder, write_atomic
 
 _LAYOUT = 1  # of the files; a change makes old stores unused
 
+
+class Unfinished(Exception):
+    """This process has made its share of a table's vectors, and parts of other shares are missing."""
+
+
 Encode = Callable[[np.ndarray], np.ndarray]
 """[n] rows of the table -> their vectors, [n, W]."""
 
@@ -28,6 +33,15 @@ Encode = Callable[[np.ndarray], np.ndarray]
 def content_keys(rows: Iterable[bytes]) -> np.ndarray:
     """[n] keys of contents, 16 bytes each: equal where the content is."""
     return np.frombuffer(b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in rows), dtype="S16")
+
+
+def find_keys(known: np.ndarray, keys: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
+    """[n] int64 row of each key among the known ones, -1 for one that is not there; `order` sorts the known ones."""
+    if not len(known):
+        return np.full(len(keys), -1)
+    order = np.argsort(known, kind="stable") if order is None else order
+    rows = order[np.minimum(np.searchsorted(known, keys, sorter=order), len(known) - 1)]
+    return np.where(known[rows] == keys, rows, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +73,7 @@ class VectorStore:
     keep: bool = True
     """Whether states of other tables and other making stay when a state is whole."""
 
-    def read(self, keys: np.ndarray, encode: Encode, share: tuple[int, int] = (0, 1)) -> np.ndarray | None:
+    def read(self, keys: np.ndarray, encode: Encode, share: tuple[int, int] = (0, 1)) -> np.ndarray:
         """The vectors of a table, [N, W], mapped from disk; what is not there is made first.
 
         Args:
@@ -67,11 +81,9 @@ class VectorStore:
             encode: of rows that no earlier state knows; equal rows of one part are asked for once.
             share: I, N: this process makes every N-th part from the I-th on.
 
-        Returns:
-            None while parts of other shares are missing.
-
         Raises:
             InputError: the disk is full, or a file has been cut short.
+            Unfinished: parts of other shares are missing.
         """
         state = self._state(keys)
         if not (state / "DONE").is_file():
@@ -80,7 +92,7 @@ class VectorStore:
                 if _record(state, number) is None:
                     self._fill(state, number, keys, earlier, encode)
             if any(_record(state, number) is None for number in range(self._parts(keys))):
-                return None
+                raise Unfinished
             self._end(state)
         return self._open(state, len(keys))
 
@@ -131,7 +143,7 @@ class VectorStore:
     def _fill(self, state: Path, number: int, keys: np.ndarray, earlier: "_Earlier | None", encode: Encode) -> None:
         first = number * self.part
         own, where, inverse = np.unique(keys[first : first + self.part], return_index=True, return_inverse=True)
-        known = np.full(len(own), -1) if earlier is None else earlier.find(own)
+        known = np.full(len(own), -1) if earlier is None else find_keys(earlier.keys, own, earlier.order)
         values = np.empty((len(own), self.width), dtype=self.dtype)
         if earlier is not None:
             values[known >= 0] = earlier.vectors[known[known >= 0]]
@@ -176,13 +188,6 @@ class _Earlier:
             np.load(state / name, mmap_mode="r", allow_pickle=False) for name in ("keys.npy", "vectors.npy")
         )
         return cls(keys=keys, order=np.argsort(keys, kind="stable"), vectors=vectors)
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """[n] int64 row of each key, -1 for one that is not there."""
-        if not len(self.keys):
-            return np.full(len(keys), -1)
-        rows = self.order[np.minimum(np.searchsorted(self.keys, keys, sorter=self.order), len(self.keys) - 1)]
-        return np.where(self.keys[rows] == keys, rows, -1)
 
 
 def _place(state: Path, number: int) -> Path:

@@ -20,7 +20,7 @@ from recsys.config import parse_run
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import candidate_requests, join_requests, seen_items
 from recsys.recommend.cascade import Cascade as ServedCascade
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 from recsys.shards import Parts
 from recsys.tables import (
     DataConfig,
@@ -120,7 +120,7 @@ def _write_candidates(folder: Path, data: Prepared, rng: np.random.Generator, to
         ]
     frame = pl.DataFrame(rows, schema=["request", "stage", "item", "rank", "score", "label"], orient="row")
     kinds = {"item": pl.Int32, "rank": pl.Int32, "score": pl.Float32, "label": pl.Float32}
-    parts, half = Parts.open(folder, "made up"), frame.filter(pl.col("request") < 5)
+    parts, half = Parts.open(folder, {"of": "made up"}), frame.filter(pl.col("request") < 5)
     for number, part in enumerate((half, frame.slice(len(half)))):
         parts.write(number, part.cast(kinds))
     np.save(folder / "item_vectors.npy", rng.normal(size=(len(data.catalogue), 8)).astype(np.float32))

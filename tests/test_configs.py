@@ -7,7 +7,7 @@ import pytest
 
 from recsys.config import parse_run, read_task
 from recsys.errors import InputError
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 from recsys.tables import HistoryConfig
 from recsys.training.mlm_run import MlmRun
 from recsys.training.pruner_run import PrunerRun

@@ -13,7 +13,8 @@ import yaml
 
 from recsys.cli import _command
 from recsys.config import _check_override, parse_run, read_task
-from recsys.recommend.run import STAGES, InferRun
+from recsys.recommend.run import STAGES
+from recsys.recommend.settings import InferRun
 from recsys.training.mlm_run import MlmRun
 from recsys.training.pruner_run import PrunerRun
 from recsys.training.retriever_run import RetrieverRun

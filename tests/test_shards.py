@@ -159,7 +159,7 @@ def test_processes_that_publish_the_same_folder_at_the_same_time_all_succeed(tmp
 
 
 def test_parts_are_recorded_and_read_back_in_their_order(tmp_path):
-    parts = Parts.open(tmp_path / "out", "f")
+    parts = Parts.open(tmp_path / "out", {"of": "f"})
     for number in (1, 10, 0):
         parts.write(number, pl.DataFrame({"n": [number] * 2}))
     assert [parts.finished(number) for number in (0, 1, 2, 10)] == [True, True, False, True]
@@ -168,15 +168,15 @@ def test_parts_are_recorded_and_read_back_in_their_order(tmp_path):
 
 
 def test_parts_go_on_where_they_were_broken_off(tmp_path):
-    Parts.open(tmp_path, "f").write(0, pl.DataFrame({"n": [1]}))
-    again = Parts.open(tmp_path, "f")
+    Parts.open(tmp_path, {"of": "f"}).write(0, pl.DataFrame({"n": [1]}))
+    again = Parts.open(tmp_path, {"of": "f"})
     assert again.finished(0)
     again.path(0).write_bytes(b"cut")
     assert not again.finished(0)
 
 
 def test_a_part_that_was_never_recorded_is_not_read(tmp_path):
-    parts = Parts.open(tmp_path, "f")
+    parts = Parts.open(tmp_path, {"of": "f"})
     parts.write(0, pl.DataFrame({"n": [1]}))
     pl.DataFrame({"n": [7]}).write_parquet(parts.path(1))
     assert not parts.finished(1)
@@ -185,57 +185,62 @@ def test_a_part_that_was_never_recorded_is_not_read(tmp_path):
 
 def test_parts_of_another_fingerprint_are_refused_unless_asked(tmp_path):
     out = tmp_path / "out"
-    Parts.open(out, "old").write(0, pl.DataFrame({"n": [1]}))
+    Parts.open(out, {"of": "old"}).write(0, pl.DataFrame({"n": [1]}))
     (out / "DONE").write_text("")
-    with pytest.raises(
-        InputError, match=r"made from other inputs \(fingerprint old, this run's is new\).*--overwrite=true"
-    ):
-        Parts.open(out, "new")
-    assert Parts.open(out, "old").finished(0)
-    assert not Parts.open(out, "new", overwrite=True).finished(0)
+    with pytest.raises(InputError, match=r"made from other inputs: not the same of\..*--overwrite=true"):
+        Parts.open(out, {"of": "new"})
+    assert Parts.open(out, {"of": "old"}).finished(0)
+    assert not Parts.open(out, {"of": "new"}, overwrite=True).finished(0)
     assert names(out) == {"manifest.json"}
 
 
 def test_two_processes_may_write_parts_of_one_folder(tmp_path):
-    one, other = Parts.open(tmp_path, "f"), Parts.open(tmp_path, "f")
+    one, other = Parts.open(tmp_path, {"of": "f"}), Parts.open(tmp_path, {"of": "f"})
     for number in range(4):
-        (one, other)[number % 2].write(number, pl.DataFrame({"n": [number]}), inputs=1)
-    assert one.audit([1, 1, 1, 1]) == other.rows() == 4
+        (one, other)[number % 2].write(number, pl.DataFrame({"n": [number]}), inputs="1")
+    assert one.audit(["1"] * 4) == other.rows() == 4
 
 
 def test_the_audit_finds_what_is_missing_damaged_or_too_much(tmp_path):
     def written(counts):
-        parts = Parts.open(tmp_path / str(len(counts)), "f")
+        parts = Parts.open(tmp_path / str(len(counts)), {"of": "f"})
         for number, count in enumerate(counts):
-            parts.write(number, pl.DataFrame({"n": range(count)}), inputs=count)
+            parts.write(number, pl.DataFrame({"n": range(count)}), inputs=str(count))
         return parts
 
     for counts in ([2, 3, 1], [2, 2]):  # one part more, and one of another size
         with pytest.raises(InputError, match="was not what had been written"):
-            written(counts).audit([2, 3])
+            written(counts).audit(["2", "3"])
     parts = written([2])
     parts.path(0).write_bytes(parts.path(0).read_bytes()[::-1])
-    assert parts.finished(0)  # of the right size
+    assert parts.finished(0, "2")  # of the right size
     with pytest.raises(InputError, match="part 0 was not what"):
-        parts.audit([2])
-    assert not parts.finished(0)
+        parts.audit(["2"])
+    assert not parts.finished(0, "2")
+
+
+def test_a_part_of_other_inputs_is_not_finished(tmp_path):
+    parts = Parts.open(tmp_path, {"of": "f"})
+    parts.write(0, pl.DataFrame({"n": [1]}), inputs="these rows")
+    assert parts.finished(0, "these rows")
+    assert not parts.finished(0, "other rows")
 
 
 def test_a_folder_of_an_older_format_is_other_inputs(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"fingerprint": "f", "parts": {}}))
-    with pytest.raises(InputError, match="of an older format"):
-        Parts.open(tmp_path, "f")
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "fingerprint": "f"}))
+    with pytest.raises(InputError, match=r"made from other inputs: not the same .*format"):
+        Parts.open(tmp_path, {"of": "f"})
 
 
 def test_a_folder_of_somebody_elses_files_is_never_cleared(tmp_path):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="no output of this program"):
-        Parts.open(tmp_path, "f", overwrite=True)
+        Parts.open(tmp_path, {"of": "f"}, overwrite=True)
     assert names(tmp_path) == {"letter.txt"}
 
 
 def test_a_part_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
-    parts = Parts.open(tmp_path, "f")
+    parts = Parts.open(tmp_path, {"of": "f"})
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -251,7 +256,7 @@ def test_a_part_that_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
 def test_a_damaged_manifest_is_one_sentence(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(InputError, match="not a readable manifest"):
-        Parts.open(tmp_path, "f")
+        Parts.open(tmp_path, {"of": "f"})
 
 
 WRITE_TOO_MUCH = """
@@ -262,7 +267,7 @@ from recsys.errors import InputError
 from recsys.shards import Parts, publish_folder, write_atomic
 
 folder = Path(sys.argv[1])
-parts = Parts.open(folder / "out", "f")
+parts = Parts.open(folder / "out", {"of": "f"})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 with pytest.raises(InputError, match="File too large"):

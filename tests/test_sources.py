@@ -18,7 +18,7 @@ from recsys.data.split import VALID
 from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.recommender import Recommender
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 
 ROLES = {
     "items": {"text": ["title"], "category": ["category"], "number": ["price"], "image": "image"},

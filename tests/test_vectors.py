@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import InputError
-from recsys.vectors import VectorStore, content_keys
+from recsys.vectors import Unfinished, VectorStore, content_keys
 
 TEXTS = [f"text {number % 17}" for number in range(20)]
 
@@ -41,7 +41,7 @@ def store(folder: Path, **more) -> VectorStore:
     return VectorStore(folder=folder / "store", made_from="one", width=3, part=6, **more)
 
 
-def read(one: VectorStore, texts: list[str], share: tuple[int, int] = (0, 1)) -> tuple[np.ndarray | None, list[int]]:
+def read(one: VectorStore, texts: list[str], share: tuple[int, int] = (0, 1)) -> tuple[np.ndarray, list[int]]:
     encoder = Encoder(texts)
     return one.read(keys(texts), encoder, share), encoder.asked
 
@@ -99,9 +99,10 @@ def test_earlier_states_stay_or_go(tmp_path):
 
 def test_the_shares_of_several_processes_make_the_file_of_one(tmp_path):
     read(store(tmp_path / "one"), TEXTS)
-    assert read(store(tmp_path / "three"), TEXTS, (1, 3))[0] is None
-    assert read(store(tmp_path / "three"), TEXTS, (2, 3))[0] is None
-    assert read(store(tmp_path / "three"), TEXTS, (0, 3))[0] is not None
+    for number in (1, 2):
+        with pytest.raises(Unfinished):
+            read(store(tmp_path / "three"), TEXTS, (number, 3))
+    read(store(tmp_path / "three"), TEXTS, (0, 3))
     assert files(tmp_path / "three") == files(tmp_path / "one")
 
 

@@ -74,6 +74,7 @@ def image_source(
     *,
     frozen: FrozenEncoder | None,
     augment: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> Images:
     """How pictures reach a batch.
 
@@ -84,6 +85,7 @@ def image_source(
         folder: of the caches.
         frozen: the encoder of [n, 3, P, P] uint8, whose vectors are kept; None: pixels go into the batch.
         augment: whether pictures that are trained on are shifted and mirrored.
+        share: as `text_source` takes it.
     """
     home = pixel_cache(root, cells, pixels, folder)
     known = np.load(home / "known.npy", allow_pickle=False)
@@ -92,7 +94,7 @@ def image_source(
         return Images(known=known, pixels=made, augment=augment)
     store = VectorStore(folder=folder / "image-vectors", made_from=frozen.key, width=frozen.width)
     keys = content_keys(picture.tobytes() for picture in made)
-    return Images(known=known, vectors=store.read(keys, lambda rows: frozen.encode(np.asarray(made[rows]))))
+    return Images(known=known, vectors=store.read(keys, lambda rows: frozen.encode(made[rows]), share))
 
 
 def pixel_cache(root: str, cells: pl.Series, pixels: int, folder: Path) -> Path:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -137,25 +138,34 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
 
 def content_hash(tables: Tables, config: DataConfig) -> str:
     """Hash of table contents (rows in their order) and roles, the same on every machine with this version of polars."""
-    digest = hashlib.blake2b(digest_size=16)
-    roles = asdict(config)
-    for ignored in ("root", "tables", "cache", "history", "policy"):
-        roles.pop(ignored)
-    digest.update(json.dumps([LAYOUT, roles], sort_keys=True).encode())
-    frames = {"items": tables.items, "users": tables.users, "queries": tables.queries, "relevance": tables.relevance}
-    frames |= {"reviews": tables.reviews, "ads": tables.ads}
-    for name, frame in frames.items():
-        if frame is not None:
-            digest.update(f"{name} {frame.schema}".encode())
-            digest.update(frame.hash_rows(seed=1).to_numpy().tobytes())
-    if config.items.image is not None:
-        digest.update(pictures_digest(config.root, tables.items[config.items.image]))
+    digest = _digest(tables, config, ["items", "users", "queries", "relevance", "reviews", "ads"])
     if tables.interactions is not None:
         digest.update(f"interactions {tables.interactions.collect_schema()}".encode())
         numbered_rows = pl.struct(pl.int_range(pl.len()).alias("row number"), pl.all())
         sums = tables.interactions.select(numbered_rows.hash(seed=1).sum())  # modulo 2^64; never held whole
         digest.update(str(sums.collect(engine="streaming").item()).encode())
     return digest.hexdigest()
+
+
+def catalogue_hash(tables: Tables, config: DataConfig) -> str:
+    """The same of what all requests share: items, what is said of them, and roles."""
+    return _digest(tables, config, ["items", "reviews", "ads"]).hexdigest()
+
+
+def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
+    digest = hashlib.blake2b(digest_size=16)
+    roles = asdict(config)
+    for ignored in ("root", "tables", "cache", "history", "policy"):
+        roles.pop(ignored)
+    digest.update(json.dumps([LAYOUT, roles], sort_keys=True).encode())
+    for name in names:
+        frame: pl.DataFrame | None = getattr(tables, name)
+        if frame is not None:
+            digest.update(f"{name} {frame.schema}".encode())
+            digest.update(frame.hash_rows(seed=1).to_numpy().tobytes())
+    if config.items.image is not None:
+        digest.update(pictures_digest(config.root, tables.items[config.items.image]))
+    return digest
 
 
 def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:

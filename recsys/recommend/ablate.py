@@ -21,7 +21,7 @@ from recsys.metrics.bootstrap import Interval, paired_bootstrap
 from recsys.metrics.ranking import ndcg
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.evaluate import SHOWN, list_ranks, padded
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 from recsys.results import ABLATION
 from recsys.retrieval.candidates import trained_tasks
 from recsys.shards import write_atomic

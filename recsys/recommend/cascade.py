@@ -14,7 +14,7 @@ import polars as pl
 from recsys.data.features import Features, Texts
 from recsys.data.notes import Notes, read_notes
 from recsys.data.pairs import PairTexts
-from recsys.data.prepare import Codes, Prepared
+from recsys.data.prepare import Codes, Prepared, catalogue_hash
 from recsys.data.requests import Requests
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
@@ -22,18 +22,12 @@ from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import Found, retrieve
-from recsys.retrieval.embed import (
-    OpenRetriever,
-    TextReader,
-    embed_items,
-    embed_requests,
-    open_features,
-    order_candidates,
-)
+from recsys.retrieval.catalogue import Store, open_catalogue
+from recsys.retrieval.embed import OpenRetriever, TextReader, embed_requests, open_features, order_candidates
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
-from recsys.shards import fingerprint, folder_hash
+from recsys.shards import folder_hash
 from recsys.tables import DataConfig
 
 
@@ -72,10 +66,13 @@ class OpenPruner:
     """How the lists that it learnt from were fused with a lexical source's; None: they were not."""
 
     @classmethod
-    def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
-        """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever."""
+    def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever, share: tuple[int, int] = (0, 1)) -> Self:
+        """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever.
+
+        `share` is that of `OpenRetriever.open`.
+        """
         folder = run / "model"
-        model = load_pruner(folder)
+        model = load_pruner(folder).to(retriever.device)
         width, codes = retriever.model.width, Codes.load(folder / "codes.json")
         if model.vector_width != width or _learnt(codes) != _learnt(retriever.data.codes):
             raise InputError(
@@ -88,7 +85,7 @@ class OpenPruner:
             said = read_notes(retriever.data.tables, config, codes)
             _check_notes(model, said, folder)
         data = replace(retriever.data, notes=said)
-        features = open_features(words, data, config, model.image, notes=model.config.notes, hidden=hidden)
+        features = open_features(words, data, config, model.image, notes=model.config.notes, hidden=hidden, share=share)
         pairs = open_pairs(folder, model, retriever.data, config, hidden)
         path = folder / "lexical.json"
         lexical = json.loads(path.read_text()) if path.is_file() else None
@@ -125,37 +122,41 @@ class Cascade:
     top_k: int
     decision: dict[str, DecisionConfig]
     """By kind of request, each with the probability that its loss asks for."""
-    fingerprint: str
-    """Of the models, the data and how the lists are cut."""
+    made_from: dict[str, object]
+    """What all lists depend on: the models, the catalogue and how it is searched, and how lists are cut."""
 
     @classmethod
     def open(
         cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
-        lexical: LexicalConfig | None = None, hidden: Collection[str] = (),
+        lexical: LexicalConfig | None = None, hidden: Collection[str] = (), store: Store | None = None,
     ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue, without `hidden` sources.
 
-        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries. Of a
+        `store` vectors and index are taken, where they lie there.
         """
         if pruner is None and decision != DecisionConfig(top=decision.top):
             name = "probability" if decision.loss is None else "loss"
             remedy = "set pruner: RUN, or decide by decision.top alone"
             raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
-        first = OpenRetriever.open(Path(retriever), config, hidden)
+        device = "cpu" if store is None else store.device
+        first = OpenRetriever.open(Path(retriever), config, hidden, device=device)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
         decided: dict[str, DecisionConfig] = dict.fromkeys(KINDS, decision)
         if second is not None:
             wanted = second.model.decision if decision == DecisionConfig() else decision
             decided = {kind: resolve(wanted, one.promises) for kind, one in second.model.meaning.items()}
-        items = embed_items(first)
-        index = ItemIndex.build(first.vectors(items))
-        hybrid = None if lexical is None else Hybrid.open(lexical, first, index, items, top_k)
-        models = [folder_hash(one.folder) for one in (first, second) if one is not None]
-        decisions = [asdict(one) for one in decided.values()]
-        made_from = models, first.data.hash, top_k, decisions, *([hybrid.settings] if hybrid else [])
+        found = open_catalogue(first, store)
+        hybrid = None if lexical is None else Hybrid.open(lexical, first, found.index, found.items, top_k)
+        made_from: dict[str, object] = {
+            "models": [folder_hash(one.folder) for one in (first, second) if one is not None],
+            "items": catalogue_hash(first.data.tables, config), "vectors": str(found.items.dtype),
+            "device": first.device.type, "index": found.made_from, "candidates": top_k,
+            "decision": [asdict(one) for one in decided.values()], "lexical": hybrid and hybrid.settings,
+        }  # fmt: skip
         return cls(
-            config=config, retriever=first, pruner=second, items=items, index=index, hybrid=hybrid,
-            top_k=top_k, decision=decided, fingerprint=fingerprint(*made_from),
+            config=config, retriever=first, pruner=second, items=found.items, index=found.index, hybrid=hybrid,
+            top_k=top_k, decision=decided, made_from=made_from,
         )  # fmt: skip
 
     @property

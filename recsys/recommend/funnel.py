@@ -11,7 +11,7 @@ import torch
 from recsys.data.requests import Requests
 from recsys.metrics.ceiling import perfect_ranks
 from recsys.metrics.ranking import ndcg, recall
-from recsys.recommend.cascade import Cascade, Lists
+from recsys.recommend.cascade import Lists
 from recsys.recommend.evaluate import SHOWN, list_ranks, padded
 
 PARTS = {"retriever": "retrieve", "pruner": "score", "lists": "decide"}
@@ -21,8 +21,9 @@ PARTS = {"retriever": "retrieve", "pruner": "score", "lists": "decide"}
 class Funnel:
     """Sums over many requests. Quality is of those with a target, sizes and times are of all."""
 
-    def __init__(self, cascade: Cascade) -> None:
-        self.items = len(cascade.data.catalogue)
+    def __init__(self, items: int) -> None:
+        """`items`: of the catalogue."""
+        self.items = items
         self.answered = self.judged = 0
         self.handed_on: dict[str, int] = {}
         self.worth: dict[str, np.ndarray] = {}  # [3] sums of recall, nDCG@10 and the nDCG@10 of a perfect order
@@ -46,6 +47,15 @@ class Funnel:
                 self.handed_on[name] = self.handed_on.get(name, 0) + int((items >= 0).sum())
                 worth = self._worth(items[asked], targets[asked], grades[asked])
                 self.worth[name] = self.worth.get(name, 0) + worth
+
+    def join(self, other: "Funnel") -> None:
+        """Count what another one has counted."""
+        self.answered, self.judged = self.answered + other.answered, self.judged + other.judged
+        for name, count in other.handed_on.items():
+            self.handed_on[name] = self.handed_on.get(name, 0) + count
+            self.worth[name] = self.worth.get(name, 0) + other.worth[name]
+        for name, seconds in other.seconds.items():
+            self.seconds[name] += seconds
 
     def _worth(self, items: np.ndarray, targets: np.ndarray, grades: np.ndarray) -> np.ndarray:
         ranks, known = torch.from_numpy(list_ranks(items, targets, self.items)), torch.from_numpy(grades)

@@ -14,7 +14,7 @@ from recsys.data.requests import Requests
 from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 from recsys.tables import DataConfig
 
 

@@ -10,7 +10,7 @@ from recsys.data.requests import answered_queries, query_requests
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade
-from recsys.shards import Parts, fingerprint, write_atomic
+from recsys.shards import Parts, write_atomic
 
 
 def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
@@ -28,12 +28,13 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
     keys = data.tables.queries[roles.queries.id]
     features = cascade.retriever.features
     read = features.max_items, features.searches is not None
-    parts = Parts.open(folder, fingerprint(cascade.fingerprint, "teach", read, part), overwrite=overwrite)
+    made_from = {**cascade.made_from, "data": data.hash, "settings": ("teach", read, part)}
+    parts = Parts.open(folder, made_from, overwrite=overwrite)
     starts = range(0, len(requests), part)
     for number, start in enumerate(starts):
-        if parts.finished(number):
-            continue
         some = requests.take(np.arange(start, min(start + part, len(requests))))
+        if parts.finished(number, str(len(some))):
+            continue
         found, logits = cascade.judge(some)
         assert logits is not None
         rows, ranks = np.nonzero(found.items >= 0)
@@ -41,7 +42,7 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
             "query_id": keys.gather(some.queries[rows]), "item_id": cascade.item_ids.gather(found.items[rows, ranks]),
             "logit": logits[rows, ranks],
         })  # fmt: skip
-        parts.write(number, frame, inputs=len(some))
-    rows = parts.audit([min(part, len(requests) - start) for start in starts])
+        parts.write(number, frame, inputs=str(len(some)))
+    rows = parts.audit([str(min(part, len(requests) - start)) for start in starts])
     write_atomic(folder / "DONE", json.dumps({"requests": len(requests), "rows": rows}))
     return len(requests)

@@ -46,13 +46,13 @@ class TextReader:
         )
         return cls(encoder=model.text, tokenizer=tokenizer, cache=Path(cache))
 
-    def read(self, texts: list[str]) -> Texts:
-        """Vectors of a table's texts, made once and mapped from disk afterwards."""
+    def read(self, texts: list[str], share: tuple[int, int] = (0, 1)) -> Texts:
+        """Vectors of a table's texts, made once and mapped from disk afterwards; `share` is that of `text_source`."""
         frozen = FrozenEncoder(
             encode=lambda tokens: encode_all(self.encoder, tokens.batch, tokens.lengths), width=self.encoder.width,
             key=self.encoder.content_hash(),
         )  # fmt: skip
-        return text_source(texts, self.tokenizer, self.encoder.max_tokens, self.cache, frozen=frozen)
+        return text_source(texts, self.tokenizer, self.encoder.max_tokens, self.cache, frozen=frozen, share=share)
 
     @torch.no_grad()
     def read_once(self, text: str) -> Texts:
@@ -75,17 +75,26 @@ class OpenRetriever:
     features: Features
 
     @classmethod
-    def open(cls, run: Path, config: DataConfig, hidden: Collection[str] = ()) -> "OpenRetriever":
-        """Load RUN/model and prepare the data with the codes that the model was trained on; of `hidden` sources nothing
-        is read.
+    def open(
+        cls, run: Path, config: DataConfig, hidden: Collection[str] = (), *, device: str = "cpu",
+        share: tuple[int, int] = (0, 1),
+    ) -> "OpenRetriever":  # fmt: skip
+        """Load RUN/model and prepare the data with the codes that the model was trained on.
+
+        Args:
+            run: folder of the training run.
+            config: of the data to serve.
+            hidden: sources of which nothing is read.
+            device: that the model computes on.
+            share: of the vectors that are not there, as `text_source` takes it.
         """
         folder = run / "model"
-        model = load_retriever(folder)
+        model = load_retriever(folder).to(device)
         codes = Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)
         words = TextReader.open(folder, model, config.cache)
         data = prepare(config, codes)
-        features = open_features(words, data, config, model.image, hidden=hidden)
+        features = open_features(words, data, config, model.image, hidden=hidden, share=share)
         return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
 
     @property
@@ -118,7 +127,7 @@ def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
 
 def open_features(
     words: TextReader | None, data: Prepared, config: DataConfig, image: ImageEncoder | None = None, *,
-    notes: int = 0, hidden: Collection[str] = (),
+    notes: int = 0, hidden: Collection[str] = (), share: tuple[int, int] = (0, 1),
 ) -> Features:  # fmt: skip
     """Reader of batches in which every text is a vector of `words`, and every picture one of `image`.
 
@@ -127,27 +136,28 @@ def open_features(
         data, config: what is read, and the roles of its columns.
         notes: reviews, and ads, of an item that are read at most; 0: none are.
         hidden: sources that are read as if the data set did not have them.
+        share: of the vectors that are not there, as `text_source` takes it.
     """
     items = queries = Texts()
     if words is not None:
-        items = words.read(data.catalogue.texts) if any(data.catalogue.texts) else items
-        queries = words.read(data.queries.texts) if data.queries is not None else queries
+        items = words.read(data.catalogue.texts, share) if any(data.catalogue.texts) else items
+        queries = words.read(data.queries.texts, share) if data.queries is not None else queries
     said = data.notes if notes else {}
-    vectors = {name: None if words is None else words.read(one.texts).vectors for name, one in said.items()}
+    vectors = {name: None if words is None else words.read(one.texts, share).vectors for name, one in said.items()}
     return Features(
         data, items, queries, max_items=config.history.max_items, hidden=hidden,
         searches=config.history.queries and words is not None,
-        images=None if image is None else _images(image, data, config),
+        images=None if image is None else _images(image, data, config, share),
         notes=note_readers(data, vectors, notes) if notes else None,
     )  # fmt: skip
 
 
-def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig) -> Images:
+def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig, share: tuple[int, int]) -> Images:
     """Vectors of the items' pictures; where the config names no column of them, all are missing."""
     column, items = config.items.image, data.tables.items
     cells = items[column] if column is not None else pl.Series([None] * len(items), dtype=pl.String)
     frozen = FrozenEncoder(encode=partial(encode_images, encoder), width=encoder.width, key=encoder.content_hash())
-    return image_source(config.root, cells, encoder.pixels, Path(config.cache), frozen=frozen)
+    return image_source(config.root, cells, encoder.pixels, Path(config.cache), frozen=frozen, share=share)
 
 
 @torch.no_grad()
@@ -165,7 +175,7 @@ def _items(retriever: OpenRetriever, rows: np.ndarray) -> ItemBatch:
 
 def stored_items(
     retriever: OpenRetriever, folder: Path, dtype: str = "float32", share: tuple[int, int] = (0, 1)
-) -> np.ndarray | None:
+) -> np.ndarray:
     """The same, kept in a folder and mapped from disk: an item whose content and model are what they were is not
     embedded again.
 
@@ -175,8 +185,7 @@ def stored_items(
         dtype: float32 or float16.
         share: I, N: this process makes every N-th part from the I-th on.
 
-    Returns:
-        None while parts of other shares are missing.
+    Raises Unfinished where parts of other shares are missing.
     """
     store, keys = _store(retriever, folder, dtype), item_keys(retriever)
     return store.read(keys, lambda rows: embed_items(retriever, rows), share)

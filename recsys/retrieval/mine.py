@@ -21,7 +21,7 @@ from recsys.errors import InputError
 from recsys.retrieval.candidates import trained_tasks
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
 from recsys.retrieval.index import ItemIndex
-from recsys.shards import Parts, fingerprint, folder_hash, write_atomic
+from recsys.shards import Parts, folder_hash, write_atomic
 from recsys.tables import DataConfig
 
 AUDIT = "audit.json"
@@ -66,18 +66,18 @@ def mine(
         place.mkdir(parents=True, exist_ok=True)
         features, ways = retriever.features, (asdict(config), kind, part)
         read = retriever.data.hash, features.max_items, features.searches is not None
-        made_from = folder_hash(retriever.folder), read, ways
-        parts = Parts.open(place, fingerprint(*made_from), overwrite=overwrite)
+        made_from = {"retriever": folder_hash(retriever.folder), "data": read, "settings": ways}
+        parts = Parts.open(place, made_from, overwrite=overwrite)
         sums = _Sums(retriever, kind, last_round)
         for number, start in enumerate(range(0, len(requests), part)):
             some = requests.take(np.arange(start, min(start + part, len(requests))))
             users = np.concatenate(list(embed_requests(retriever, items, some)))
             right = right_items(retriever, some)
             frame, near = find_negatives(index, vectors, users, right, some.target_rows, config)
-            if not parts.finished(number):
-                parts.write(number, _with_ids(retriever, kind, some, frame), inputs=len(some))
+            if not parts.finished(number, str(len(some))):
+                parts.write(number, _with_ids(retriever, kind, some, frame), inputs=str(len(some)))
             sums.add(some, right, frame, near)
-        parts.audit([min(part, len(requests) - start) for start in range(0, len(requests), part)])
+        parts.audit([str(min(part, len(requests) - start)) for start in range(0, len(requests), part)])
         found[kind] = sums.audit()
         write_atomic(place / AUDIT, json.dumps(asdict(found[kind]), indent=1))
     if not found:

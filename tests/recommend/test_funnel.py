@@ -15,7 +15,7 @@ def everybody(cascade):
 
 def test_sizes_ceilings_and_gains_are_those_of_a_plain_loop(served):
     requests = everybody(served)
-    funnel, lists = Funnel(served), served.recommend(requests)
+    funnel, lists = Funnel(len(served.data.catalogue)), served.recommend(requests)
     for rows in np.array_split(np.arange(len(requests)), 3):
         funnel.add(served.recommend(requests.take(rows), funnel), requests.take(rows))
     for found, items in zip(funnel.stages(), (lists.candidates, lists.ordered, lists.items), strict=True):
@@ -30,7 +30,7 @@ def test_sizes_ceilings_and_gains_are_those_of_a_plain_loop(served):
 
 
 def test_each_stage_is_given_what_the_one_before_hands_on(served):
-    funnel, requests = Funnel(served), everybody(served)
+    funnel, requests = Funnel(len(served.data.catalogue)), everybody(served)
     funnel.add(served.recommend(requests, funnel), requests)
     stages = funnel.stages()
     assert [one["name"] for one in stages] == ["retriever", "pruner", "lists"]
@@ -41,13 +41,13 @@ def test_each_stage_is_given_what_the_one_before_hands_on(served):
 
 def test_the_clock_changes_no_list(served):
     requests = everybody(served)
-    timed, plain = served.recommend(requests, Funnel(served)), served.recommend(requests)
+    timed, plain = served.recommend(requests, Funnel(len(served.data.catalogue))), served.recommend(requests)
     np.testing.assert_array_equal(timed.items, plain.items)
     np.testing.assert_array_equal(timed.scores, plain.scores)
 
 
 def test_without_an_answer_there_is_nothing_to_tell(served):
-    funnel, requests = Funnel(served), serving_requests(served.data, None, np.arange(3))
+    funnel, requests = Funnel(len(served.data.catalogue)), serving_requests(served.data, None, np.arange(3))
     funnel.add(served.recommend(requests, funnel), requests)
     assert funnel.stages() == []
 

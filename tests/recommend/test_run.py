@@ -14,9 +14,12 @@ import torch
 from recsys.config import parse_run
 from recsys.data.requests import serving_requests
 from recsys.errors import InputError
-from recsys.recommend import run
-from recsys.recommend.run import InferRun, run_stage
+from recsys.recommend import serve
+from recsys.recommend.run import run_stage
+from recsys.recommend.settings import InferRun
+from recsys.recommend.work import Work
 from recsys.retrieval import engine
+from recsys.shards import Parts
 
 COLUMNS = ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score"]
 
@@ -79,7 +82,7 @@ def test_users_that_nobody_knows_are_refused_without_naming_them(journey, tmp_pa
     with pytest.raises(InputError, match=message) as refusal:
         run_stage("recommend", journey.infer(option, output=tmp_path / "runs"))
     assert "stranger" not in str(refusal.value)
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs/infer/recommendations").exists()
 
 
 def test_a_file_of_users_that_cannot_be_read_is_refused(journey, tmp_path):
@@ -149,21 +152,21 @@ def test_the_same_users_in_another_order_are_other_inputs(journey, tmp_path):
 
 def test_a_run_goes_on_from_its_last_part_and_gives_identical_bytes(journey, tmp_path, monkeypatch):
     whole = run_stage("recommend", journey.infer(output=tmp_path / "whole"))
-    written = run.Parts.write
+    written = Parts.write
 
-    def stop_after_the_first(parts: run.Parts, number: int, frame: pl.DataFrame, inputs: int) -> None:
+    def stop_after_the_first(parts: Parts, number: int, frame: pl.DataFrame, inputs: str) -> None:
         if number:
             raise KeyboardInterrupt
         written(parts, number, frame, inputs)
 
-    monkeypatch.setattr(run.Parts, "write", stop_after_the_first)
+    monkeypatch.setattr(Parts, "write", stop_after_the_first)
     with pytest.raises(KeyboardInterrupt):
         run_stage("recommend", journey.infer(output=tmp_path / "broken"))
     monkeypatch.undo()
     broken = tmp_path / "broken/infer/recommendations"
     assert not (broken / "DONE").exists()
     made = []
-    monkeypatch.setattr(run.Parts, "write", lambda *call, **more: (made.append(call[1]), written(*call, **more)))
+    monkeypatch.setattr(Parts, "write", lambda *call, **more: (made.append(call[1]), written(*call, **more)))
     run_stage("recommend", journey.infer(output=tmp_path / "broken"))
     assert made == [1, 2]
     assert contents(broken) == contents(whole)
@@ -236,12 +239,14 @@ def test_lists_that_the_decision_leaves_empty_are_no_fault(journey, tmp_path):
     assert len(lists(run_stage("recommend", config))) == 0
 
 
-def test_a_table_without_rows_leaves_nothing_to_answer(journey, served, tmp_path):
+def test_a_table_without_rows_leaves_nothing_to_answer(journey, served, tmp_path, monkeypatch):
     nobody = np.zeros(0, dtype=np.int64)
     requests = serving_requests(served.data, None, nobody)
-    work = run.Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests, judged=nobody)
+    work = Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests, judged=nobody)
+    monkeypatch.setattr(serve, "users_work", lambda *_: work)
+    monkeypatch.setattr(serve, "open_cascade", lambda *_, **__: served)
     with pytest.raises(InputError, match="nothing to answer: the table of each user_id is empty"):
-        run._write_lists(journey.infer(output=tmp_path), served, work, tmp_path / "lists")
+        serve.Job.open(journey.infer(output=tmp_path), tmp_path / "lists", search=False)
     assert not (tmp_path / "lists").exists()
 
 

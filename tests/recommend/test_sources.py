@@ -14,7 +14,8 @@ from recsys.data.split import VALID
 from recsys.models.checkpoint import load_pruner
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.recommender import Recommender
-from recsys.recommend.run import InferRun, run_stage
+from recsys.recommend.run import run_stage
+from recsys.recommend.settings import InferRun
 from recsys.recommend.sources import evaluate_candidates, evaluate_lexical
 from recsys.results import read_results
 from recsys.retrieval.lexical import LexicalConfig, LexicalIndex

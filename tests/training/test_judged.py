@@ -19,8 +19,8 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
 from recsys.models.pruner import PrunerConfig
 from recsys.recommend.judge import ablate_judged
-from recsys.recommend.run import InferRun
 from recsys.recommend.score import score_candidates
+from recsys.recommend.settings import InferRun
 from recsys.tables import DataConfig, InteractionsConfig, ItemsConfig, SplitConfig, UsersConfig, validate
 from recsys.training.optim import OptimConfig
 from recsys.training.plan import overfit

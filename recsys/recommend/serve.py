@@ -1,0 +1,134 @@
+"""Lists for many requests, cut into parts: made by one process or by several, and checked when all are there."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import torch
+
+from recsys.data.asked import requests_hash
+from recsys.errors import InputError
+from recsys.recommend.cascade import Cascade, Lists
+from recsys.recommend.funnel import Funnel
+from recsys.recommend.settings import InferRun
+from recsys.recommend.work import Work, queries_data, queries_work, users_work
+from recsys.retrieval.catalogue import Store
+from recsys.retrieval.index import set_search_threads
+from recsys.shards import Parts, write_atomic
+
+
+def device_of(config: InferRun, worker: int = 0) -> str:
+    """What a worker computes on: the GPUs of this machine in turn, where it has some."""
+    if config.device is not None:
+        return config.device
+    return f"cuda:{worker % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def open_cascade(config: InferRun, *, search: bool) -> Cascade:
+    """The models of a run and its catalogue, for searches or for users."""
+    data = queries_data(config.data) if search else config.data
+    return Cascade.open(
+        config.retriever, config.pruner, data, config.candidates, config.decision,
+        config.lexical if search else None, store=run_store(config),
+    )  # fmt: skip
+
+
+def run_store(config: InferRun) -> Store:
+    """Where the run keeps its catalogue."""
+    return Store(folder=config.folder, dtype=config.vectors, index=config.index, device=device_of(config))
+
+
+def use_cores(config: InferRun) -> None:
+    """Let models and search compute with the threads of this process."""
+    torch.set_num_threads(config.cores)
+    set_search_threads(config.cores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Lists that are to be written."""
+
+    cascade: Cascade
+    work: Work
+    parts: Parts
+    pieces: list[np.ndarray]
+    """Requests of each part."""
+    inputs: list[str]
+    """Hash of what each part depends on alone."""
+
+    @classmethod
+    def open(cls, config: InferRun, folder: Path, *, search: bool) -> Self:
+        """Load the models, see who is asked about, and begin or take up the output."""
+        cascade = open_cascade(config, search=search)
+        work = (queries_work if search else users_work)(config, cascade)
+        if not len(work.rows):
+            raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
+        who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
+        made_from = {**cascade.made_from, "history": asdict(config.data.history), "part": config.part}
+        made_from |= {"users or queries": (work.key, who), "threads": torch.get_num_threads()}
+        parts = Parts.open(folder, made_from, overwrite=config.overwrite)
+        pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
+        inputs = [requests_hash(cascade.data, work.requests.take(piece)) for piece in pieces]
+        return cls(cascade=cascade, work=work, parts=parts, pieces=pieces, inputs=inputs)
+
+    @classmethod
+    def in_worker(cls, config: InferRun, folder: Path, search: bool, worker: int) -> Self:
+        """The same, in one of several processes."""
+        own = replace(config, threads=config.cores, device=device_of(config, worker), workers=1, overwrite=False)
+        use_cores(own)
+        return cls.open(own, folder, search=search)
+
+    def missing(self, share: tuple[int, int] = (0, 1)) -> list[int]:
+        """Numbers of the parts of a share that are not there."""
+        numbers = range(share[0], len(self.pieces), share[1])
+        return [number for number in numbers if not self.parts.finished(number, self.inputs[number])]
+
+    def make(self, number: int) -> Funnel:
+        """Write one part; returns what became of its candidates."""
+        rows, funnel = self.pieces[number], Funnel(len(self.cascade.data.catalogue))
+        requests = self.work.requests.take(rows)
+        lists = self.cascade.recommend(requests, funnel)
+        frame = _frame(self.cascade, lists, self.work.ids.gather(rows), self.work.key)
+        self.parts.write(number, frame, self.inputs[number])
+        funnel.add(lists, requests)
+        return funnel
+
+    def finish(self, seconds: float, *, made: bool) -> dict[str, Any]:
+        """DONE: that every request has its list once and nobody else has one, and how long the last parts took."""
+        path = self.parts.folder / "DONE"
+        if made or not path.is_file():
+            rows = self.parts.audit(self.inputs)
+            for number, piece in enumerate(self.pieces):
+                found = pl.read_parquet(self.parts.path(number), columns=[self.work.key, "rank"])
+                known = found[self.work.key].is_in(self.work.ids.gather(piece).implode())
+                if found.is_duplicated().any() or not known.all():
+                    raise InputError(
+                        f"{self.parts.path(number)} repeats a row, or answers others than it should; remove it."
+                    )
+            write_atomic(path, json.dumps({"requests": len(self.work.rows), "rows": rows, "seconds": seconds}))
+        return json.loads(path.read_text())
+
+
+def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataFrame:
+    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner.
+    Each other target of the pruner has a column of its own, NAME_score.
+    """
+    rows, ranks = np.nonzero(lists.items >= 0)
+    none, pruned = pl.repeat(None, len(rows), dtype=pl.Float32, eager=True), lists.pruner_scores
+    others, targets = lists.others, [] if cascade.pruner is None else list(cascade.pruner.model.config.targets)
+    more = {} if others is None else {f"{name}_score": others[rows, ranks, at] for at, name in enumerate(targets)}
+    return pl.DataFrame(
+        {
+            key: ids.gather(rows),
+            "rank": (ranks + 1).astype(np.int32),
+            "item_id": cascade.item_ids.gather(lists.items[rows, ranks]),
+            "score": lists.scores[rows, ranks],
+            "retriever_score": lists.retriever_scores[rows, ranks],
+            "pruner_score": none if pruned is None else pruned[rows, ranks],
+            **more,
+        }
+    )

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.retrieval.exact import ExactRows
+from recsys.retrieval.exact import ExactRows, exact_top
 from recsys.retrieval.kinds import FLAT, Settings
 from recsys.shards import disk_errors
 
@@ -101,6 +102,11 @@ class FaissRows:
         scores[rows < 0] = -np.inf
         return (scores, rows) if self.settings.rescore == 1 else self._rescored(users, rows, depth)
 
+    def tuned(self, breadth: int, rescore: int, vectors: np.ndarray) -> "FaissRows":
+        """The same index, searched otherwise; `vectors` [N, D] are what is scored anew by."""
+        settings = replace(self.settings, breadth=breadth, rescore=rescore)
+        return FaissRows(self.index, settings, vectors if rescore > 1 else None)
+
     def _parameters(self, allowed: np.ndarray | None, thorough: bool) -> Any:
         """Of one search; what they point to lives as long as they do."""
         chosen = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
@@ -142,6 +148,13 @@ class FaissRows:
                 os.replace(name, path)
             finally:
                 Path(name).unlink(missing_ok=True)
+
+
+def compare_all(vectors: np.ndarray, users: np.ndarray, k: int) -> np.ndarray:
+    """[B, k] int64: what FAISS Flat finds, without a copy of [N, D] vectors; with torch where FAISS is not there."""
+    if faiss is None:
+        return exact_top(vectors, users, k)
+    return faiss.knn(users, np.ascontiguousarray(vectors, dtype=np.float32), k, faiss.METRIC_INNER_PRODUCT)[1]
 
 
 def _gpus() -> int:

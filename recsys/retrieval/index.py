@@ -79,7 +79,7 @@ class ItemIndex:
         fault = f"{path} is no readable FAISS index; remove it and build it again."
         try:
             said = json.loads(_beside(path).read_text())
-            if said["bytes"] != path.stat().st_size or said["hash"] != file_hash(path):
+            if said["file"] != _file(path):
                 raise InputError(fault)
             return cls([Shard(rows=read_rows(path, Settings(**said["settings"]), vectors))])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -94,8 +94,7 @@ class ItemIndex:
             )
         rows.save(path)
         said = {"settings": asdict(rows.settings), "items": len(self), "width": rows.index.d, "faiss": faiss_version()}
-        said |= {"bytes": path.stat().st_size, "hash": file_hash(path), **facts}
-        write_atomic(_beside(path), json.dumps(said, indent=1))
+        write_atomic(_beside(path), json.dumps({**said, "file": _file(path), **facts}, indent=1))
 
     def __len__(self) -> int:
         return self.size
@@ -228,6 +227,10 @@ def _first_broken(vectors: np.ndarray, block: int = 1 << 16) -> int | None:
         if wrong.any():
             return start + int(wrong.argmax())
     return None
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "hash": file_hash(path)}
 
 
 def _beside(path: Path) -> Path:

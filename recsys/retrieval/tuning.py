@@ -103,7 +103,7 @@ def tuned_index(vectors: np.ndarray, config: IndexConfig, queries: np.ndarray | 
     Raises:
         InputError: vectors that are not finite, or no kind of index fits into the memory.
     """
-    began, settings = time.perf_counter(), choose(*vectors.shape, config)
+    began, settings = time.perf_counter(), choose(len(vectors), vectors.shape[1], config)
     rows = ItemIndex.build(vectors, settings, config.seed).shards[0].rows
     seconds, samples = time.perf_counter() - began, _Samples(vectors, queries, config)
     sample, confirmed = samples.next(), True

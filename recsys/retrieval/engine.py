@@ -11,7 +11,7 @@ import numpy as np
 
 from recsys.errors import InputError
 from recsys.retrieval.clusters import learn_centroids, nearest_centroids
-from recsys.retrieval.exact import ExactRows, exact_top
+from recsys.retrieval.exact import ExactRows
 from recsys.retrieval.kinds import FLAT, Settings
 from recsys.shards import disk_errors
 
@@ -151,13 +151,6 @@ class FaissRows:
                 os.replace(name, path)
             finally:
                 Path(name).unlink(missing_ok=True)
-
-
-def compare_all(vectors: np.ndarray, users: np.ndarray, k: int) -> np.ndarray:
-    """[B, k] int64: what FAISS Flat finds, without a copy of [N, D] vectors; with torch where FAISS is not there."""
-    if faiss is None:
-        return exact_top(vectors, users, k)
-    return faiss.knn(users, np.ascontiguousarray(vectors, dtype=np.float32), k, faiss.METRIC_INNER_PRODUCT)[1]
 
 
 def _gpus() -> int:

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.retrieval.engine import FaissRows, Rows, compare_all
+from recsys.retrieval.engine import FaissRows, Rows
 from recsys.retrieval.exact import exact_top
 from recsys.retrieval.index import ItemIndex, Shard
 from recsys.retrieval.kinds import FLAT, IndexConfig, choose, weight
 from recsys.shards import array_hash
 
-_FLAT_QUERIES = 200  # that Flat's speed is measured on
 _STEP = 1.15  # between two breadths that are tried
 _MOST_CANDIDATES = 4096  # efSearch
 _PLATEAU = 0.002  # recall won by twice the breadth, below which more is no help
@@ -39,7 +38,7 @@ class Report:
     """Queries that it was measured on."""
     queries_per_second: float
     flat_queries_per_second: float
-    """Of comparing every query with all items (FAISS Flat), on the same machine with as many threads."""
+    """Of comparing every query with all items (`exact_top`), at the same time and with as many threads."""
     build_seconds: float
     memory: int
     """Bytes of the index, without the vectors that it scores anew by."""
@@ -109,11 +108,12 @@ def tuned_index(vectors: np.ndarray, config: IndexConfig, queries: np.ndarray | 
     sample, confirmed = samples.next(), True
     if isinstance(rows, FaissRows) and settings.kind != FLAT:
         rows, sample, confirmed = _tune(rows, vectors, sample, samples, config)
-    recalls, (speed, flat) = sample.recalls(rows), _speeds(rows, vectors, sample)
+    recalls, speed = sample.recalls(rows), len(sample) / _seconds(lambda: rows.search(sample.queries, samples.k))
     report = Report(
         target=config.recall, k=config.k, recall=float(recalls.mean()), sample=len(sample),
         recall_error=float(recalls.std(ddof=1) / np.sqrt(len(sample))) if len(sample) > 1 else 0.0,
-        queries="items" if queries is None else "given", queries_per_second=speed, flat_queries_per_second=flat,
+        queries="items" if queries is None else "given", queries_per_second=speed,
+        flat_queries_per_second=samples.speed,
         build_seconds=seconds, memory=weight(settings, *vectors.shape), vectors=array_hash(vectors),
         fault=_fault(settings.kind, float(recalls.mean()), config, confirmed=confirmed),
     )  # fmt: skip
@@ -121,19 +121,23 @@ def tuned_index(vectors: np.ndarray, config: IndexConfig, queries: np.ndarray | 
 
 
 class _Samples:
-    """Fresh queries, a sample at a time, with what exact search finds for them."""
+    """Fresh queries, a sample at a time, with what exact search finds for them, and how fast."""
 
     def __init__(self, vectors: np.ndarray, queries: np.ndarray | None, config: IndexConfig) -> None:
         self.vectors, self.k = vectors, min(config.k, len(vectors))
         self.pool = vectors if queries is None else queries
         self.order = np.random.default_rng(config.seed).permutation(len(self.pool))
         self.size = max(min(config.sample, len(self.pool) // 2), 1)
+        self.speed = 0.0  # queries a second
 
     def next(self) -> Sample:
         """So many that were not asked before; fewer, or none, where there are no more."""
         rows, self.order = np.sort(self.order[: self.size]), self.order[self.size :]
         asked = np.ascontiguousarray(self.pool[rows], dtype=np.float32)
-        return Sample(queries=asked, right=exact_top(self.vectors, asked, self.k))
+        began = time.perf_counter()
+        right = exact_top(self.vectors, asked, self.k)
+        self.speed = len(asked) / (time.perf_counter() - began) if len(asked) else self.speed
+        return Sample(queries=asked, right=right)
 
 
 def _tune(
@@ -187,14 +191,10 @@ def least_enough(reaches: Callable[[int], float], target: float, least: int, mos
     return ([*steps, high])[at], True
 
 
-def _speeds(rows: Rows, vectors: np.ndarray, sample: Sample) -> tuple[float, float]:
-    """Queries that the index, and Flat, answer in a second."""
-    k, few = sample.right.shape[1], sample.queries[:_FLAT_QUERIES]
+def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
-    rows.search(sample.queries, k)
-    middle = time.perf_counter()
-    compare_all(vectors, few, k)
-    return len(sample) / (middle - began), len(few) / (time.perf_counter() - middle)
+    work()
+    return time.perf_counter() - began
 
 
 def _fault(kind: str, recall: float, config: IndexConfig, *, confirmed: bool) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
 import polars as pl
 
 from recsys.errors import InputError
@@ -33,6 +34,14 @@ def file_hash(path: Path) -> str:
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
+    return digest.hexdigest()
+
+
+def array_hash(values: np.ndarray, block: int = 1 << 14) -> str:
+    """Hash of an array's shape, type and bytes; one that is mapped from disk is never held whole."""
+    digest = hashlib.blake2b(f"{values.shape} {values.dtype}".encode(), digest_size=16)
+    for start in range(0, len(values), block):
+        digest.update(np.ascontiguousarray(values[start : start + block]).data)
     return digest.hexdigest()
 
 

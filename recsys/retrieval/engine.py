@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from recsys.errors import InputError
+from recsys.retrieval.clusters import learn_centroids, nearest_centroids
 from recsys.retrieval.exact import ExactRows
 from recsys.retrieval.kinds import FLAT, Settings
 from recsys.shards import disk_errors
@@ -16,6 +18,8 @@ from recsys.shards import disk_errors
 _GPU_MOST = 2048  # k and nprobe of a search on a GPU
 _RESCORED = 64  # queries whose rows are scored anew at one time
 _CONSTRUCTION = 100  # efConstruction of HNSW
+_ADDED = 1 << 17  # items that are added at one time
+_ENCODED = 40_000  # items that the range of a byte, or the codes of a product quantiser, are learnt from
 _ROTATIONS = 20  # iterations that the rotation of OPQ is learnt in
 REMEDY = "pip install 'recsys[cpu]', or 'recsys[gpu]' on a machine with CUDA"
 
@@ -101,6 +105,11 @@ class FaissRows:
         scores[rows < 0] = -np.inf
         return (scores, rows) if self.settings.rescore == 1 else self._rescored(users, rows, depth)
 
+    def tuned(self, breadth: int, rescore: int, vectors: np.ndarray) -> "FaissRows":
+        """The same index, searched otherwise; `vectors` [N, D] are what is scored anew by."""
+        settings = replace(self.settings, breadth=breadth, rescore=rescore)
+        return FaissRows(self.index, settings, vectors if rescore > 1 else None)
+
     def _parameters(self, allowed: np.ndarray | None, thorough: bool) -> Any:
         """Of one search; what they point to lives as long as they do."""
         chosen = None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
@@ -161,19 +170,47 @@ def build_rows(vectors: np.ndarray, settings: Settings, seed: int = 0) -> FaissR
         return ExactRows(vectors=np.ascontiguousarray(vectors, dtype=np.float32))
     if faiss is None:
         raise InputError(f"faiss is not installed, and index.kind {settings.kind} needs it. Remedy: {REMEDY}.")
-    width = vectors.shape[1]
-    match settings.kind:
-        case "hnsw":
-            index = faiss.IndexHNSWFlat(width, settings.links, faiss.METRIC_INNER_PRODUCT)
-            index.hnsw.efConstruction = _CONSTRUCTION
-        case "flat":
-            index = faiss.IndexFlatIP(width)
-        case _:
-            index = _lists(width, settings, seed)
-            index.train(_sample(vectors, settings.learnt_from(len(vectors)), seed))
-    for start in range(0, len(vectors), 1 << 17):  # vectors mapped from disk are never held whole
-        index.add(np.ascontiguousarray(vectors[start : start + (1 << 17)], dtype=np.float32))
+    index = _empty(vectors, settings, seed)
+    for start in range(0, len(vectors), _ADDED):  # vectors mapped from disk are never held whole
+        _add(index, np.ascontiguousarray(vectors[start : start + _ADDED], dtype=np.float32))
     return FaissRows(index, settings, vectors if settings.rescore > 1 else None)
+
+
+def _empty(vectors: np.ndarray, settings: Settings, seed: int) -> Any:
+    """An index without items that has learnt what it needs of `vectors`."""
+    width = vectors.shape[1]
+    if settings.kind == FLAT:
+        return faiss.IndexFlatIP(width)
+    if settings.kind == "hnsw":
+        index = faiss.IndexHNSWFlat(width, settings.links, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = _CONSTRUCTION
+        return index
+    sample = _sample(vectors, settings.learnt_from(len(vectors)), seed)
+    rotation, index = _rotation(sample, settings), _lists(width, settings)
+    turned = sample if rotation is None else rotation.apply(sample)
+    index.quantizer.add(learn_centroids(turned, settings.lists, seed))
+    index.train(_sample(turned, _ENCODED, seed))
+    if rotation is None:
+        return index
+    both = faiss.IndexPreTransform(rotation, index)
+    rotation.this.disown()
+    index.this.disown()
+    both.own_fields = True
+    return both
+
+
+def _add(index: Any, vectors: np.ndarray) -> None:
+    """Add items at the end, to the lists of their centroids where there are some."""
+    chained = isinstance(index, faiss.IndexPreTransform)
+    inner = faiss.downcast_index(index.index) if chained else index
+    if not isinstance(inner, faiss.IndexIVF):
+        index.add(vectors)
+        return
+    turned = faiss.downcast_VectorTransform(index.chain.at(0)).apply(vectors) if chained else vectors
+    centroids = faiss.downcast_index(inner.quantizer)
+    own = nearest_centroids(turned, faiss.rev_swig_ptr(centroids.get_xb(), inner.nlist * inner.d).reshape(-1, inner.d))
+    inner.add_core(len(turned), faiss.swig_ptr(turned), None, faiss.swig_ptr(own), None)
+    index.ntotal = inner.ntotal
 
 
 def _sample(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -181,25 +218,27 @@ def _sample(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.ascontiguousarray(vectors[np.sort(rows)], dtype=np.float32)
 
 
-def _lists(width: int, settings: Settings, seed: int) -> Any:
-    """An empty index of inverted lists."""
+def _rotation(sample: np.ndarray, settings: Settings) -> Any:
+    """OPQ (Ge et al. 2013) for a product quantiser; None for the other kinds."""
+    if settings.kind != "ivf_pq":
+        return None
+    rotation = faiss.OPQMatrix(sample.shape[1], settings.code)
+    rotation.niter = _ROTATIONS
+    rotation.train(_sample(sample, _ENCODED, 0))
+    return rotation
+
+
+def _lists(width: int, settings: Settings) -> Any:
+    """An index of inverted lists without centroids."""
     coarse, product = faiss.IndexFlatIP(width), faiss.METRIC_INNER_PRODUCT
     match settings.kind:
         case "ivf_flat":
             index = faiss.IndexIVFFlat(coarse, width, settings.lists, product)
         case "ivf_sq8":
-            index = faiss.IndexIVFScalarQuantizer(coarse, width, settings.lists, faiss.ScalarQuantizer.QT_8bit, product)
+            bytewise = faiss.ScalarQuantizer.QT_8bit
+            index = faiss.IndexIVFScalarQuantizer(coarse, width, settings.lists, bytewise, product)
         case _:
             index = faiss.IndexIVFPQ(coarse, width, settings.lists, settings.code, 8, product)
     coarse.this.disown()
     index.own_fields = True
-    index.cp.seed, index.cp.min_points_per_centroid = seed + 1, 1
-    if settings.kind != "ivf_pq":
-        return index
-    rotation = faiss.OPQMatrix(width, settings.code)
-    rotation.niter = _ROTATIONS
-    both = faiss.IndexPreTransform(rotation, index)
-    for one in (rotation, index):
-        one.this.disown()
-    both.own_fields = True
-    return both
+    return index

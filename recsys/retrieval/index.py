@@ -11,6 +11,7 @@ import numpy as np
 from recsys.errors import InputError
 from recsys.retrieval.engine import FaissRows, Rows, build_rows, faiss_version, read_rows, set_search_threads
 from recsys.retrieval.kinds import Settings
+from recsys.retrieval.unseen import Seen, first_kept
 from recsys.shards import file_hash, write_atomic
 
 __all__ = ["ItemIndex", "Shard", "needs_rebuild", "set_search_threads"]
@@ -79,7 +80,7 @@ class ItemIndex:
         fault = f"{path} is no readable FAISS index; remove it and build it again."
         try:
             said = json.loads(_beside(path).read_text())
-            if said["bytes"] != path.stat().st_size or said["hash"] != file_hash(path):
+            if said["file"] != _file(path):
                 raise InputError(fault)
             return cls([Shard(rows=read_rows(path, Settings(**said["settings"]), vectors))])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
@@ -94,8 +95,7 @@ class ItemIndex:
             )
         rows.save(path)
         said = {"settings": asdict(rows.settings), "items": len(self), "width": rows.index.d, "faiss": faiss_version()}
-        said |= {"bytes": path.stat().st_size, "hash": file_hash(path), **facts}
-        write_atomic(_beside(path), json.dumps(said, indent=1))
+        write_atomic(_beside(path), json.dumps({**said, "file": _file(path), **facts}, indent=1))
 
     def __len__(self) -> int:
         return self.size
@@ -118,7 +118,7 @@ class ItemIndex:
         """
         search = _Search(self, np.ascontiguousarray(users, dtype=np.float32), k, seen, allowed)
         short = search.fill(np.arange(len(users)), thorough=self.exact)
-        if len(short):
+        if not self.exact:
             search.fill(short, thorough=True)
         return search.items, search.scores
 
@@ -149,7 +149,7 @@ class ItemIndex:
 
 
 class _Search:
-    """One call of `ItemIndex.search`: what is found so far, and what was seen as sorted keys row * span + item."""
+    """One call of `ItemIndex.search`, and what is found so far."""
 
     def __init__(
         self, index: ItemIndex, users: np.ndarray, k: int, seen: Sequence[np.ndarray], allowed: np.ndarray | None
@@ -157,18 +157,14 @@ class _Search:
         self.index, self.users, self.k, self.allowed = index, users, k, allowed
         self.items = np.full((len(users), k), -1, dtype=np.int64)
         self.scores = np.full((len(users), k), -np.inf, dtype=np.float32)
-        self.many = np.array([len(one) for one in seen], dtype=np.int64)
-        gone = np.concatenate([np.zeros(0, dtype=np.int64), *seen]).astype(np.int64)
-        self.span = 1 + max(index.last, int(gone.max(initial=0)))
-        self.gone = np.sort(np.repeat(np.arange(len(users)), self.many) * self.span + gone)
-        self.open = index.rows if allowed is None else int(allowed.sum())
-        self.selects = allowed is not None and self.open < _SELECT * len(allowed)
-        self.total = min(self.open, index.rows) if self.selects else index.rows
+        self.seen = Seen(seen, index.last)
+        share = 1.0 if allowed is None else float(allowed.mean())
+        self.selects = share < _SELECT
+        self.kept = index.size / max(index.rows, 1) * (1.0 if self.selects else share)  # of what a search returns
+        self.total = min(int(allowed.sum()), index.rows) if self.selects and allowed is not None else index.rows
 
     def fill(self, rows: np.ndarray, *, thorough: bool) -> np.ndarray:
-        """Lists of some rows, searched deeper until they are full; returns those that stay short for want of a
-        thorough search.
-        """
+        """Lists of some rows, searched deeper until they are full; returns the rows whose lists are not."""
         depth = np.zeros(len(self.users), dtype=np.int64)
         depth[rows] = self._first_depth(rows)
         while len(left := np.flatnonzero(depth)):
@@ -176,39 +172,26 @@ class _Search:
             group = np.flatnonzero(depth == size)
             ended = self._try(group, size, thorough)
             depth[group] = np.where(ended, 0, min(2 * size, self.total))
-        full = self.items[rows, -1] >= 0
-        return rows[:0] if thorough else rows[~full]
+        return rows[self.items[rows, -1] < 0]
 
     def _first_depth(self, rows: np.ndarray) -> np.ndarray:
-        share = 1.0 if self.allowed is None or self.selects else max(self.open / len(self.allowed), _SELECT)
-        wanted = (self.k + 1 + self.many[rows]) / share
-        return np.minimum(2 ** np.ceil(np.log2(wanted)).astype(np.int64), self.total)
+        """So many that all that was seen may be among them, in a few sizes: a quarter of the power of two below."""
+        wanted = (self.k + 1 + self.seen.count[rows]) / max(self.kept, _SELECT)
+        step = np.maximum(2.0 ** (np.floor(np.log2(wanted)) - 2), 1)
+        return np.minimum(np.ceil(wanted / step) * step, self.total).astype(np.int64)
 
     def _try(self, group: np.ndarray, size: int, thorough: bool) -> np.ndarray:
         """Search `group` for `size` items each; [group] bool: which rows are done."""
         allowed = self.allowed if self.selects else None
         scores, items, end = self.index.nearest(self.users[group], size, allowed, thorough=thorough)
-        kept = self._may(group, items)
-        place = kept.cumsum(1) - 1
-        count = np.minimum(place[:, -1] + 1, self.k)
-        row, column = np.nonzero(kept & (place < self.k))
-        self.items[group[row], place[row, column]] = items[row, column]
-        self.scores[group[row], place[row, column]] = scores[row, column]
-        full = count == self.k
-        if thorough:  # equal scores may go on beyond what was searched
-            return (size >= self.total) | (full & (self.scores[group, -1] > end))
-        return (size >= self.total) | full | np.isneginf(scores[:, -1])  # of the lists or the graph, nothing is left
-
-    def _may(self, group: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[group, W] bool: neither a tombstone nor seen nor forbidden."""
-        kept = items >= 0
+        kept = (items >= 0) & ~self.seen.holds(group, items)
         if self.allowed is not None:
             kept &= self.allowed[items]
-        if len(self.gone):
-            keys = group[:, None] * self.span + items
-            at = np.minimum(np.searchsorted(self.gone, keys), len(self.gone) - 1)
-            kept &= self.gone[at] != keys
-        return kept
+        self.items[group], self.scores[group] = best, values = first_kept(items, scores, kept, self.k)
+        full, all_compared = best[:, -1] >= 0, np.full(len(group), size >= self.total)
+        if thorough:  # equal scores may go on beyond what was searched
+            return all_compared | (full & (values[:, -1] > end))
+        return all_compared | full | np.isneginf(scores[:, -1])  # of the lists or the graph, nothing is left
 
 
 def needs_rebuild(changed: int, total: int) -> bool:
@@ -228,6 +211,10 @@ def _first_broken(vectors: np.ndarray, block: int = 1 << 16) -> int | None:
         if wrong.any():
             return start + int(wrong.argmax())
     return None
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "hash": file_hash(path)}
 
 
 def _beside(path: Path) -> Path:

@@ -152,8 +152,9 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
         digest.update(pictures_digest(config.root, tables.items[config.items.image]))
     if tables.interactions is not None:
         digest.update(f"interactions {tables.interactions.collect_schema()}".encode())
-        numbered_rows = pl.struct(pl.int_range(pl.len()).alias("row number"), pl.all())
-        sums = tables.interactions.select(numbered_rows.hash(seed=1).sum())  # modulo 2^64; never held whole
+        row = pl.struct(pl.col("row number").cast(pl.Int64), pl.exclude("row number"))
+        rows = tables.interactions.with_row_index("row number")
+        sums = rows.select(row.hash(seed=1).sum())  # modulo 2^64; never held whole
         digest.update(str(sums.collect(engine="streaming").item()).encode())
     return digest.hexdigest()
 

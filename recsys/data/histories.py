@@ -159,8 +159,10 @@ def _coded_rows(
         *[code_of(pl.col(name), values).alias(f"context:{name}") for name, values in codes.context.items()],
     )
     bucket = np.repeat(np.arange(len(spans), dtype=np.int32), [last - first for first, last in spans])
-    users = numbered(tables.users[config.users.id], "user").with_columns(pl.Series("bucket", bucket))
-    items = numbered(tables.items[config.items.id], "item")
+    users = numbered(tables.users[config.users.id], "user").with_columns(
+        pl.col("user").cast(pl.Int32), pl.Series("bucket", bucket)
+    )
+    items = numbered(tables.items[config.items.id], "item").with_columns(pl.col("item").cast(pl.Int32))
     rows = rows.with_row_index("row").join(users.lazy(), on="user_id").join(items.lazy(), on="item_id")
     return rows.drop("user_id", "item_id")
 

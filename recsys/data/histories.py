@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,16 @@ class Histories:
         """The row where the history of `user` before the order value `order` ends."""
         first, last = self.offsets[user], self.offsets[user + 1]
         return int(first + np.searchsorted(self.order[first:last], order, side="left"))
+
+    def item_counts(self, items: int, wanted: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """[items] int64: the rows of each item among those that `wanted` picks, which is asked a span of rows at a time
+        and answers [rows] bool.
+        """
+        counts = np.zeros(items, dtype=np.int64)
+        for first in range(0, len(self.item), BUCKET_ROWS):
+            span = slice(first, first + BUCKET_ROWS)
+            counts += np.bincount(self.item[span][wanted(span)], minlength=items)
+        return counts
 
 
 def _count_per_user(flags: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -91,8 +91,8 @@ class Prepared:
         Without interactions: the train queries that an item is relevant for.
         """
         if self.histories is not None:
-            rows = (self.histories.stage < VALID) & self.histories.target
-            return np.bincount(self.histories.item[rows], minlength=len(self.catalogue))
+            stage, target = self.histories.stage, self.histories.target
+            return self.histories.item_counts(len(self.catalogue), lambda rows: (stage[rows] < VALID) & target[rows])
         if self.queries is None:
             return np.zeros(len(self.catalogue), dtype=np.int64)
         train = self.pairs(TRAIN) | self.pairs(SECOND)

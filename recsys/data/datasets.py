@@ -391,7 +391,8 @@ def _row_share(data: Prepared) -> np.ndarray:
     """[N] each item's share of all train rows."""
     if data.histories is None:
         return np.zeros(len(data.catalogue))
-    counts = np.bincount(data.histories.item[data.histories.stage == TRAIN], minlength=len(data.catalogue))
+    stage = data.histories.stage
+    counts = data.histories.item_counts(len(data.catalogue), lambda rows: stage[rows] == TRAIN)
     return counts / max(int(counts.sum()), 1)
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ class Histories:
         first, last = self.offsets[user], self.offsets[user + 1]
         return int(first + np.searchsorted(self.order[first:last], order, side="left"))
 
+    def item_counts(self, items: int, wanted: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """[items] int64: the rows of each item among those that `wanted` picks, which is asked a span of rows at a time
+        and answers [rows] bool.
+        """
+        counts = np.zeros(items, dtype=np.int64)
+        for first in range(0, len(self.item), BUCKET_ROWS):
+            span = slice(first, first + BUCKET_ROWS)
+            counts += np.bincount(self.item[span][wanted(span)], minlength=items)
+        return counts
+
 
 def _count_per_user(flags: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.diff(np.searchsorted(np.flatnonzero(flags), offsets))
@@ -79,30 +90,54 @@ def open_histories(tables: Tables, config: DataConfig, codes: Codes, folder: Pat
 
 
 def _lay_out(tables: Tables, config: DataConfig, codes: Codes, made: Path) -> None:
-    """Write every array, a bucket of whole users at a time."""
-    rows = _coded_rows(tables, config, codes)
-    counts = rows.group_by("user").len().collect(engine="streaming")
+    """Write every array: one pass deals the rows to buckets of whole users, and each bucket is sorted in memory."""
+    spans = list(_buckets(np.concatenate([[0], np.cumsum(_rows_of_users(tables, config))])))
     sizes = np.zeros(len(tables.users), dtype=np.int64)
-    sizes[counts["user"].to_numpy()] = counts["len"].to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    np.save(made / "offsets.npy", offsets)
     with ExitStack() as stack:
         files = {name: stack.enter_context((made / f"{name}.npy").open("wb")) for name in COLUMNS}
-        for name, file in files.items():
-            _header(file, COLUMNS[name], (int(offsets[-1]), *([len(codes.context)] if name == "context" else [])))
-        for first, last in _buckets(offsets):
-            bucket = rows.filter(pl.col("user").is_between(first, last, closed="left"))
+        _write_headers(files, 0, codes)
+        dealt = _deal(_coded_rows(tables, config, codes, spans), made / "buckets", len(spans))
+        for (first, last), bucket in zip(spans, dealt, strict=True):
             frame = assign_stages(bucket, config.split).collect(engine="streaming")
-            own = offsets[first : last + 1] - offsets[first]
+            sizes[first:last] = np.bincount(frame["user"].to_numpy() - first, minlength=last - first)
+            own = np.concatenate([[0], np.cumsum(sizes[first:last])])
             if not config.interactions.judged:
                 assert_no_leak(frame["stage"].to_numpy(), own)
             for name, array in _arrays(frame, own, codes, gaps=_has_gaps(tables, config.interactions)).items():
                 files[name].write(np.ascontiguousarray(array, dtype=COLUMNS[name]).tobytes())
+        _write_headers(files, int(sizes.sum()), codes)
+    np.save(made / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def _header(file: BinaryIO, kind: type, shape: tuple[int, ...]) -> None:
-    descr = np.lib.format.dtype_to_descr(np.dtype(kind))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+def _write_headers(files: dict[str, BinaryIO], rows: int, codes: Codes) -> None:
+    """At the start of each file; numpy leaves room in a header for its array to grow, so that it can be put anew."""
+    for name, file in files.items():
+        shape = (rows, *([len(codes.context)] if name == "context" else []))
+        file.seek(0)
+        descr = np.lib.format.dtype_to_descr(np.dtype(COLUMNS[name]))
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def _rows_of_users(tables: Tables, config: DataConfig) -> np.ndarray:
+    """[U] int64: the rows that name each user, those of unknown items included."""
+    assert tables.interactions is not None
+    counts = tables.interactions.group_by(pl.col(config.interactions.user).alias("user_id")).len()
+    users = numbered(tables.users[config.users.id], "user").lazy()
+    found = users.join(counts, on="user_id", how="left", maintain_order="left").select(pl.col("len").fill_null(0))
+    return found.collect(engine="streaming")["len"].to_numpy().astype(np.int64)
+
+
+def _deal(rows: pl.LazyFrame, folder: Path, count: int) -> Iterator[pl.LazyFrame]:
+    """Write the rows to a folder for each bucket, in one pass; then the buckets in turn, each removed after its use."""
+    nothing = pl.LazyFrame(schema=rows.drop("bucket").collect_schema())
+    rows.sink_parquet(
+        pl.PartitionBy(folder, key="bucket", include_key=False), compression="uncompressed", statistics=False, mkdir=True
+    )
+    for number in range(count):
+        place = folder / f"bucket={number}"
+        yield pl.scan_parquet(place / "*.parquet") if place.is_dir() else nothing
+        shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _buckets(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -115,8 +150,13 @@ def _buckets(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _coded_rows(tables: Tables, config: DataConfig, codes: Codes) -> pl.LazyFrame:
-    """The interactions in this file's own words: row, user, item, order, target, event, split, context:NAME."""
+def _coded_rows(
+    tables: Tables, config: DataConfig, codes: Codes, spans: list[tuple[int, int]]
+) -> pl.LazyFrame:
+    """The interactions in this file's own words: bucket, row, user, item, order, target, event, split, context:NAME.
+
+    `spans` are the users of each bucket; `split` is there where the table says so itself.
+    """
     roles, split = config.interactions, config.split
     assert tables.interactions is not None
     rows = tables.interactions.select(
@@ -124,12 +164,17 @@ def _coded_rows(tables: Tables, config: DataConfig, codes: Codes) -> pl.LazyFram
         pl.col(roles.item).alias("item_id"),
         order_column(tables.interactions, roles.order).alias("order"),
         _is_target(roles).alias("target"),
-        (code_of(pl.col(roles.event), codes.event) if roles.event else pl.lit(0)).alias("event"),
-        (pl.col(split.column) if split.by == "column" else pl.lit("train")).alias("split"),
+        (code_of(pl.col(roles.event), codes.event) if roles.event else pl.lit(0)).cast(pl.Int16).alias("event"),
+        *([pl.col(split.column).alias("split")] if split.by == "column" else []),
         *[code_of(pl.col(name), values).alias(f"context:{name}") for name, values in codes.context.items()],
     )
-    users, items = numbered(tables.users[config.users.id], "user"), numbered(tables.items[config.items.id], "item")
-    return rows.with_row_index("row").join(users.lazy(), on="user_id").join(items.lazy(), on="item_id")
+    bucket = np.repeat(np.arange(len(spans), dtype=np.int32), [last - first for first, last in spans])
+    users = numbered(tables.users[config.users.id], "user").with_columns(
+        pl.col("user").cast(pl.Int32), pl.Series("bucket", bucket)
+    )
+    items = numbered(tables.items[config.items.id], "item").with_columns(pl.col("item").cast(pl.Int32))
+    rows = rows.with_row_index("row").join(users.lazy(), on="user_id").join(items.lazy(), on="item_id")
+    return rows.drop("user_id", "item_id")
 
 
 def numbered(ids: pl.Series, name: str) -> pl.DataFrame:

@@ -92,8 +92,8 @@ class Prepared:
         Without interactions: the train queries that an item is relevant for.
         """
         if self.histories is not None:
-            rows = (self.histories.stage < VALID) & self.histories.target
-            return np.bincount(self.histories.item[rows], minlength=len(self.catalogue))
+            stage, target = self.histories.stage, self.histories.target
+            return self.histories.item_counts(len(self.catalogue), lambda rows: (stage[rows] < VALID) & target[rows])
         if self.queries is None:
             return np.zeros(len(self.catalogue), dtype=np.int64)
         train = self.pairs(TRAIN) | self.pairs(SECOND)
@@ -141,8 +141,9 @@ def content_hash(tables: Tables, config: DataConfig) -> str:
     digest = _digest(tables, config, ["items", "users", "queries", "relevance", "reviews", "ads"])
     if tables.interactions is not None:
         digest.update(f"interactions {tables.interactions.collect_schema()}".encode())
-        numbered_rows = pl.struct(pl.int_range(pl.len()).alias("row number"), pl.all())
-        sums = tables.interactions.select(numbered_rows.hash(seed=1).sum())  # modulo 2^64; never held whole
+        row = pl.struct(pl.col("row number").cast(pl.Int64), pl.exclude("row number"))
+        rows = tables.interactions.with_row_index("row number")
+        sums = rows.select(row.hash(seed=1).sum())  # modulo 2^64; never held whole
         digest.update(str(sums.collect(engine="streaming").item()).encode())
     return digest.hexdigest()
 

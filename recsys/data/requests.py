@@ -1,6 +1,6 @@
 """Who is asked about, what they had, and what would have been right: requests for evaluation and for inference."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from recsys.batch import EvaluationBatch
 from recsys.data.datasets import Features, Local, Past, search_past
 from recsys.data.prepare import Prepared
+from recsys.data.ragged import Ragged
 from recsys.data.split import SECOND, STAGES, TRAIN, VALID, order_value
 
 
@@ -19,8 +20,8 @@ class Requests:
     users: np.ndarray  # [R] int64, -1 for nobody known
     queries: np.ndarray  # [R] int64, -1 for none
     ends: np.ndarray  # [R] int64, row of the layout where the visible history ends
-    target_rows: list[np.ndarray]  # items that are right, each [P]
-    grades: list[np.ndarray]
+    target_rows: Sequence[np.ndarray]  # items that are right, each [P]
+    grades: Sequence[np.ndarray]
     moments: np.ndarray  # [R] int64, row of the layout whose context is the moment, -1 for unknown
     before: float = np.inf
     """Searches from this order value on are hidden; those after the first hidden row always are."""
@@ -44,13 +45,13 @@ def user_requests(data: Prepared, stage: int) -> Requests:
     histories = data.histories
     assert histories is not None
     rows = np.flatnonzero((histories.stage == stage) & histories.target)
-    users, first = np.unique(np.searchsorted(histories.offsets, rows, side="right") - 1, return_index=True)
-    groups = np.split(rows, first[1:]) if len(users) else []
-    targets = [np.unique(histories.item[group]).astype(np.int64) for group in groups]
+    owner = np.searchsorted(histories.offsets, rows, side="right") - 1
+    users, first = np.unique(owner, return_index=True)
+    asked, items = np.divmod(np.unique(owner * len(data.catalogue) + histories.item[rows]), len(data.catalogue))
+    sizes = np.unique(asked, return_counts=True)[1]
     return Requests(
-        users=users, queries=np.full(len(users), -1), ends=histories.stage_end(stage - 1)[users],
-        moments=np.array([group[0] for group in groups], dtype=np.int64),
-        target_rows=targets, grades=[np.ones(len(items)) for items in targets],
+        users=users, queries=np.full(len(users), -1), ends=histories.stage_end(stage - 1)[users], moments=rows[first],
+        target_rows=Ragged(items, sizes), grades=Ragged(np.ones(len(items)), sizes),
     )  # fmt: skip
 
 
@@ -61,10 +62,10 @@ def target_requests(data: Prepared, stage: int, rows: np.ndarray | None = None) 
     if rows is None:
         rows = np.flatnonzero((histories.stage == stage) & histories.target)
     users = np.searchsorted(histories.offsets, rows, side="right") - 1
-    targets = [histories.item[row : row + 1].astype(np.int64) for row in rows]
+    one = np.ones(len(rows), dtype=np.int64)
     return Requests(
-        users=users, queries=np.full(len(rows), -1), ends=rows, moments=rows,
-        target_rows=targets, grades=[np.ones(1)] * len(rows),
+        users=users, queries=-one, ends=rows, moments=rows,
+        target_rows=Ragged(histories.item[rows].astype(np.int64), one), grades=Ragged(np.ones(len(rows)), one),
     )  # fmt: skip
 
 
@@ -78,11 +79,12 @@ def judged_requests(data: Prepared, stage: int) -> Requests:
     new = (np.diff(users, prepend=-1) != 0) | (np.diff(histories.order, prepend=np.nan) != 0)
     moments = np.flatnonzero(new)  # the first row of each user's moments
     rows = np.flatnonzero(histories.stage == stage)
-    right = [histories.item[row : row + 1][histories.target[row : row + 1]].astype(np.int64) for row in rows]
+    right = histories.target[rows]
+    items = histories.item[rows[right]].astype(np.int64)
     return Requests(
         users=users[rows], queries=np.full(len(rows), -1), moments=rows,
         ends=moments[np.searchsorted(moments, rows, side="right") - 1],
-        target_rows=right, grades=[np.ones(len(items)) for items in right],
+        target_rows=Ragged(items, right), grades=Ragged(np.ones(len(items)), right),
     )  # fmt: skip
 
 

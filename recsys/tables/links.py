@@ -1,8 +1,9 @@
 """Faults that rows show only together: unknown ids, repeated rows, a split that leaks, events that never occur."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from recsys.errors import nearest
@@ -10,7 +11,8 @@ from recsys.tables.config import DataConfig
 from recsys.tables.faults import FIRST, ROW, Fault, Inspection, accept, located, numbered, severity
 from recsys.tables.roles import roles
 
-_BUCKET_ROWS = 4_000_000  # rows whose keys are held at once when looking for duplicates
+_HASHES = 50_000_000  # hashes of rows, 8 bytes each, that are held at once when looking for duplicates
+_KEYS = 4_000_000  # keys that are counted at once
 
 
 def mark_unknown(frame: pl.LazyFrame, column: str, ids: pl.LazyFrame, mark: str) -> pl.LazyFrame:
@@ -68,29 +70,43 @@ def event_faults(seen: Inspection, table: str) -> Iterable[Fault]:
 
 
 def duplicate_faults(seen: Inspection, table: str) -> Iterable[Fault]:
-    """The same user, item, event and order again. Looked for in buckets of users: memory does not grow with rows."""
+    """The same user, item, event and order again. Memory does not grow with the rows: of hashes, one part after the
+    other is looked at, and only rows that share one are compared themselves.
+    """
     names = seen.config.interactions
     columns = [name for name in (names.user, names.item, names.event, names.order) if name]
     if not seen.has(table, *columns):
         return
-    frame = numbered(seen, table)
-    buckets = 1 + frame.select(pl.len()).collect(engine="streaming").item() // _BUCKET_ROWS
+    frame = numbered(seen, table).with_columns(pl.struct(columns).hash(seed=1).alias("__hash"))
     found: list[pl.DataFrame] = []
     count = 0
-    for bucket in range(buckets):
-        part = frame.filter(pl.col(names.user).hash(seed=1) % buckets == bucket)
-        again = part.group_by(columns).agg(pl.col(ROW).max(), pl.len().alias("__rows")).filter(pl.col("__rows") > 1)
-        total, first = pl.collect_all(
-            [again.select((pl.col("__rows") - 1).sum()), again.bottom_k(FIRST, by=ROW)], engine="streaming"
-        )
-        count += total.item()
-        found.append(first)
+    for shared in _shared_hashes(frame):
+        for some in np.array_split(shared, 1 + len(shared) // _KEYS):
+            part = frame.join(pl.LazyFrame({"__hash": some}), on="__hash", how="semi")
+            again = part.group_by(columns).agg(pl.col(ROW).max(), pl.len().alias("__rows")).filter(pl.col("__rows") > 1)
+            total, first = pl.collect_all(
+                [again.select((pl.col("__rows") - 1).sum()), again.bottom_k(FIRST, by=ROW)], engine="streaming"
+            )
+            count += total.item()
+            found.append(first)
     if count:
         fault = Fault(
             table=table, column=", ".join(columns), kind="duplicate row", severity="warning",
             message="a row that another one repeats", remedy="Remove it, unless it really happened twice.",
         )  # fmt: skip
         yield located(seen, fault, pl.concat(found).sort(ROW).lazy(), count)
+
+
+def _shared_hashes(frame: pl.LazyFrame) -> Iterator[np.ndarray]:
+    """The hashes that several rows have, each once; by parts of all hashes."""
+    rows = frame.select(pl.len()).collect(engine="streaming").item()
+    parts = max(-(-rows // _HASHES), 1)
+    for number in range(parts):
+        part = frame.select("__hash").filter(pl.col("__hash") % parts == number)
+        hashes = np.sort(part.collect(engine="streaming")["__hash"].to_numpy())
+        shared = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+        if len(shared):
+            yield shared
 
 
 def leak_faults(seen: Inspection, table: str) -> Iterable[Fault]:

@@ -53,9 +53,9 @@ def _tests(config: DataConfig, table: str, role: Role, dtype: pl.DataType) -> li
     name = role.column
     match role.kind:
         case "key":
-            return [_empty_id(name), _again(name)]
+            return [_empty_id(name, dtype), _again(name)]
         case "link" if role.required:
-            return [_empty_id(name)]
+            return [_empty_id(name, dtype)]
         case "text" if table == "queries":
             return [_empty_text(name, "an empty query", blank(name), config.policy.text)]
         case "number":
@@ -89,8 +89,9 @@ def _grade_tests(name: str, dtype: pl.DataType) -> list[_RowTest]:
     return [*tests, _RowTest(name, "negative grade", "a grade below 0", below, remedy)]
 
 
-def _empty_id(name: str) -> _RowTest:
-    return _RowTest(name, "empty id", "an empty id", blank(name), "Give every row its id.")
+def _empty_id(name: str, dtype: pl.DataType) -> _RowTest:
+    empty = pl.col(name).is_null() if dtype.is_integer() else blank(name)  # numbers as words would take their time
+    return _RowTest(name, "empty id", "an empty id", empty, "Give every row its id.")
 
 
 def _finite_tests(name: str, dtype: pl.DataType) -> list[_RowTest]:

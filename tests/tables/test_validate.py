@@ -279,7 +279,8 @@ def test_rows_that_repeat_are_a_warning_and_buckets_change_nothing(
     fault = only(validate(config).warnings)
     assert (fault.kind, fault.count, fault.rows) == ("duplicate row", 3, (10, 11))
     assert check(config).interactions is not None
-    monkeypatch.setattr(links, "_BUCKET_ROWS", 2)
+    monkeypatch.setattr(links, "_HASHES", 2)
+    monkeypatch.setattr(links, "_KEYS", 1)
     assert only(validate(config).warnings) == fault
 
 

@@ -43,7 +43,7 @@ def run_stage(name: str, config: InferRun) -> Path:
     use_cores(config)
     for key, given in (("shard", config.shard), ("workers", config.workers if config.workers > 1 else None)):
         if given is not None and name not in _SHARED:
-            raise InputError(f"Stage {name!r} is not cut into parts that are shared; start it without --{key}={given}.")
+            raise InputError(f"Stage {name!r} is not cut into shards; start it without --{key}={given}.")
     match name:
         case "embed":
             return embed(config)

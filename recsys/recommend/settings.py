@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from recsys.data.mined import MineConfig
+from recsys.data.split import STAGES, order_value
 from recsys.errors import InputError
 from recsys.models.decision import DecisionConfig
 from recsys.retrieval.kinds import IndexConfig
@@ -77,6 +78,8 @@ class InferRun:
                 raise InputError(f"{name} is {count}; expected at least 1.")
         if self.lexical is not None and self.data.split.items is not None:
             raise InputError("lexical does not go with data.split.items: BM25 would list items of every split.")
+        if self.data.history.until is not None and self.data.history.until not in STAGES:
+            order_value(self.data.history.until)  # before anything is loaded
         if self.samples < 0:
             raise InputError(f"samples is {self.samples}; expected 0 or more.")
         if self.shard is not None and self.workers > 1:

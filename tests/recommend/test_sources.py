@@ -134,7 +134,7 @@ def test_a_pruner_that_has_learnt_from_other_lists_is_told_of(journey, made, tmp
 def test_a_search_of_another_fusion_is_another_output(journey, served):
     one = journey.infer("--lexical.fuse=rank", output=journey.folder / "unused")
     fused = open_cascade(one)
-    assert fused.fingerprint != served.fingerprint
+    assert fused.made_from != served.made_from
     requests = query_requests(fused.data, np.arange(20))
     found, plain = (cascade.recommend(requests).candidates for cascade in (fused, served))
     assert (found != plain).any()

@@ -1,0 +1,41 @@
+"""Requests -> a hash of the rows that their lists depend on, so that a changed row is noticed where it matters."""
+
+import hashlib
+
+import numpy as np
+
+from recsys.data.prepare import Prepared
+from recsys.data.requests import Requests
+
+
+def requests_hash(data: Prepared, requests: Requests) -> str:
+    """Hash of all that some requests see and others need not: profiles, visible histories, moments, searches, queries.
+
+    What every request depends on, the catalogue above all, is not in it.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    users, known = requests.users, requests.users >= 0
+    for values in (known, data.profile[users[known]], data.profile_number[users[known]], *_histories(data, requests)):
+        digest.update(str((values.shape, values.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(values).data)
+    digest.update(f"{requests.before} {None if requests.among is None else requests.among.tolist()}".encode())
+    if data.queries is not None:
+        asked, order = requests.queries[requests.queries >= 0], data.queries.order
+        earlier = np.flatnonzero(np.isin(data.queries.user, users[known]))  # searches that stand in a history
+        for rows in (asked, earlier):
+            digest.update(repr([(data.queries.texts[row], data.queries.user[row] >= 0, order[row]) for row in rows]).encode())
+    return digest.hexdigest()
+
+
+def _histories(data: Prepared, requests: Requests) -> list[np.ndarray]:
+    """The layout's rows from each user's first to the end of what is seen, and what is known of the moments."""
+    histories = data.histories
+    if histories is None:
+        return []
+    some = np.flatnonzero((requests.users >= 0) & (requests.ends >= 0))
+    first = histories.offsets[requests.users[some]]
+    lengths = np.maximum(requests.ends[some] - first, 0)
+    rows = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    moments = requests.moments[requests.moments >= 0]
+    columns = (histories.item, histories.order, histories.position, histories.event, histories.target, histories.context)
+    return [lengths, *(column[rows] for column in columns), histories.order[moments], histories.context[moments]]

@@ -23,7 +23,9 @@ def requests_hash(data: Prepared, requests: Requests) -> str:
         asked, order = requests.queries[requests.queries >= 0], data.queries.order
         earlier = np.flatnonzero(np.isin(data.queries.user, users[known]))  # searches that stand in a history
         for rows in (asked, earlier):
-            digest.update(repr([(data.queries.texts[row], data.queries.user[row] >= 0, order[row]) for row in rows]).encode())
+            digest.update(
+                repr([(data.queries.texts[row], data.queries.user[row] >= 0, order[row]) for row in rows]).encode()
+            )
     return digest.hexdigest()
 
 
@@ -37,5 +39,12 @@ def _histories(data: Prepared, requests: Requests) -> list[np.ndarray]:
     lengths = np.maximum(requests.ends[some] - first, 0)
     rows = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
     moments = requests.moments[requests.moments >= 0]
-    columns = (histories.item, histories.order, histories.position, histories.event, histories.target, histories.context)
+    columns = (
+        histories.item,
+        histories.order,
+        histories.position,
+        histories.event,
+        histories.target,
+        histories.context,
+    )
     return [lengths, *(column[rows] for column in columns), histories.order[moments], histories.context[moments]]

@@ -68,7 +68,9 @@ class TokenCache(Tokens):
 
     def __init__(self, folder: Path, pad_id: int) -> None:
         """Open a finished cache. Raises ValueError or OSError if a file is missing, cut or of another shape."""
-        ids, offsets = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("ids.npy", "offsets.npy"))
+        ids, offsets = (
+            np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("ids.npy", "offsets.npy")
+        )
         super().__init__(ids, offsets, pad_id)
         self.folder = folder
         if self.ids.dtype != np.int32 or self.offsets.dtype != np.int64 or self.offsets[-1] != len(self.ids):

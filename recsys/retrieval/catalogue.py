@@ -103,7 +103,7 @@ class _Kept:
     def made_from(self, index: ItemIndex) -> str:
         """Fingerprint of an index that `follow` gave."""
         moved = [None if one.items is None else one.items.tolist() for one in index.shards]
-        return fingerprint(_read(self.path.with_suffix(".json"))["hash"], moved)
+        return fingerprint(_read(self.path.with_suffix(".json"))["file"], moved)
 
     def told(self, index: ItemIndex) -> str:
         """How it searches, in words."""

@@ -36,7 +36,8 @@ def learn_centroids(sample: np.ndarray, count: int, seed: int) -> np.ndarray:
 def nearest_centroids(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     """[N] int64: the centroid with the largest product, the first of equal ones."""
     table = torch.from_numpy(centroids).T
-    blocks = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)).split(_BLOCK)
+    starts = range(0, len(vectors), _BLOCK)  # vectors mapped from disk are never held whole, nor written to
+    blocks = (torch.from_numpy(np.array(vectors[start : start + _BLOCK], dtype=np.float32)) for start in starts)
     return torch.cat([(block @ table).argmax(1) for block in blocks]).numpy()
 
 

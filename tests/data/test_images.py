@@ -86,7 +86,9 @@ def test_vectors_of_a_frozen_encoder_are_made_once(root):
         return pixels.reshape(len(pixels), -1)[:, :2].astype(np.float32)
 
     for _ in range(2):
-        found = read(root, ["red.png", "green.png"], frozen=FrozenEncoder(encode=encode, width=2, key="one")).read(np.array([1]))
+        found = read(root, ["red.png", "green.png"], frozen=FrozenEncoder(encode=encode, width=2, key="one")).read(
+            np.array([1])
+        )
     assert calls == [2]
     assert found["image_vector"].shape == (1, 2)
     assert "image" not in found

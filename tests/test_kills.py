@@ -1,4 +1,4 @@
-"""What is killed again and again ends in the bits of what was left alone: a training, and inference by any number of workers."""
+"""What is killed again and again ends in the bits of what was left alone: a training, and inference by any workers."""
 
 import os
 import random

@@ -127,23 +127,68 @@ def test_a_requeued_job_ends_in_the_same_bits(cluster: Cluster, whole: Path) -> 
     assert "Stopped at step" in (cluster.folder / "requeued.out").read_text()
 
 
-@pytest.mark.slow
-def test_the_tasks_of_an_array_share_one_output(cluster: Cluster, whole: Path) -> None:
+def serving(cluster: Cluster, whole: Path, name: str) -> tuple[str, Path]:
+    """A config that serves every user in parts of two, and where its lists will lie."""
     content = yaml.safe_load(cluster.config.read_text())
-    served = {"task": "infer", "name": "lists", "retriever": str(whole), "part": 8, "candidates": 10}
-    config = cluster.folder / "infer.yaml"
+    served = {"task": "infer", "name": name, "retriever": str(whole), "part": 2, "candidates": 10, "threads": 1}
+    config = cluster.folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump({**served, "runs": content["runs"], "data": content["data"]}))
+    return str(config), cluster.place(name) / "recommendations"
+
+
+def written(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.glob("[!.]*") if path.name != "DONE"}
+
+
+@pytest.fixture(scope="module")
+def expected(cluster: Cluster, whole: Path) -> dict[str, bytes]:
+    """The lists that one job writes."""
+    config, output = serving(cluster, whole, "one")
     job = cluster.run(
-        "sbatch", "--parsable", "--array=3-5", f"--output={cluster.folder}/lists-%a.out", "slurm/infer.sbatch",
-        "recommend", str(config),
-    )  # fmt: skip
-    for task in (3, 4, 5):
-        assert cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED") == "COMPLETED", cluster.logs()
-    output = cluster.place("lists") / "recommendations"
-    done = json.loads((output / "DONE").read_text())
+        "sbatch", "--parsable", f"--output={cluster.folder}/one.out", "slurm/infer.sbatch", "recommend", config
+    )
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", cluster.logs()
+    return written(output)
+
+
+def test_vectors_index_and_lists_are_submitted_in_a_row(
+    cluster: Cluster, whole: Path, expected: dict[str, bytes]
+) -> None:
+    config, output = serving(cluster, whole, "row")
+    jobs = cluster.run("env", f"SBATCH_OUTPUT={cluster.folder}/row-%A-%a.out", "slurm/infer.sh", "2", config).split()
+    assert len(jobs) == 3
+    for task in (1, 2):
+        assert cluster.wait(f"{jobs[-1]}_{task}", "COMPLETED", "FAILED", "CANCELLED") == "COMPLETED", cluster.logs()
     users = len(pl.read_parquet(cluster.folder / "shop/users.parquet"))
-    assert done["requests"] == users
-    assert len(list(output.glob("part-*.parquet"))) == users // 8
+    assert json.loads((output / "DONE").read_text())["requests"] == users
+    assert written(output) == expected
+
+
+@pytest.mark.slow
+def test_an_array_of_which_one_task_is_killed_ends_in_the_same_bytes(
+    cluster: Cluster, whole: Path, expected: dict[str, bytes]
+) -> None:
+    config, output = serving(cluster, whole, "killed")
+
+    def submit() -> str:
+        return cluster.run(
+            "sbatch", "--parsable", "--array=3-5", f"--output={cluster.folder}/killed-%a.out", "slurm/infer.sbatch",
+            "recommend", config,
+        )  # fmt: skip
+
+    job, end = submit(), time.monotonic() + 240
+    while not list(output.glob("part-*.json")):
+        assert time.monotonic() < end, cluster.logs()
+        time.sleep(0.005)
+    cluster.run("scancel", "--signal=KILL", "--full", f"{job}_4")
+    states = {task: cluster.wait(f"{job}_{task}", "COMPLETED", "FAILED", "CANCELLED") for task in (3, 4, 5)}
+    assert states[4] != "COMPLETED", states
+    assert not (output / "DONE").exists()
+    again = submit()
+    for task in (3, 4, 5):
+        assert cluster.wait(f"{again}_{task}", "COMPLETED", "FAILED") == "COMPLETED", cluster.logs()
+    assert (output / "DONE").is_file()
+    assert written(output) == expected
 
 
 @pytest.mark.slow

@@ -19,35 +19,36 @@ def embed(config: InferRun) -> Path:
     """The vectors of the catalogue, and of every text and picture that models read."""
     folder, begin = config.folder / VECTORS, time.perf_counter()
     if config.workers > 1:
-        shares, opened = list(range(config.workers)), partial(_worker_config, config)
-        while not all(whole for _, whole in share_out(shares, config.workers, opened, _embed_share)):
-            pass  # a table after the other: with the last part of one, the next can begin
-    elif not _embed_part(config, config.share()):
+        opened, make = partial(_in_worker, config), partial(_embed_share, count=config.workers)
+        list(share_out(range(config.workers), config.workers, opened, make))
+    elif not _embed_share(config, config.share()[0], config.share()[1]):
         print(f"shard {config.shard}: done; the rest is left to others", file=sys.stderr)
         return folder
-    retriever = OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config))
+    retriever = _open(config)
+    stored_items(retriever, folder, config.vectors)
     total, new = audit_items(retriever, folder, config.vectors)
     print(f"{total:,} items, {new:,} of them new -> {folder} in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
     return folder
 
 
-def _worker_config(config: InferRun, worker: int) -> InferRun:
+def _in_worker(config: InferRun, worker: int) -> InferRun:
     own = replace(config, threads=config.cores, device=device_of(config, worker))
     use_cores(own)
     return own
 
 
-def _embed_share(config: InferRun, number: int) -> bool:
-    return _embed_part(config, (number, config.workers))
+def _open(config: InferRun, share: tuple[int, int] = (0, 1)) -> OpenRetriever:
+    return OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config), share=share)
 
 
-def _embed_part(config: InferRun, share: tuple[int, int]) -> bool:
-    """Make a share of what is missing; whether nothing is any more."""
+def _embed_share(config: InferRun, number: int, count: int) -> bool:
+    """Make a share of the texts' and pictures' vectors that are missing. Who finds all of them there goes on to the
+    items' own, which cost little, and returns True.
+    """
     try:
-        retriever = OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config), share=share)
+        retriever = _open(config, (number, count))
         if config.pruner is not None:
-            OpenPruner.open(Path(config.pruner), config.data, retriever, share)
-        stored_items(retriever, config.folder / VECTORS, config.vectors, share)
+            OpenPruner.open(Path(config.pruner), config.data, retriever, (number, count))
     except Unfinished:
         return False
     return True
@@ -55,7 +56,7 @@ def _embed_part(config: InferRun, share: tuple[int, int]) -> bool:
 
 def index(config: InferRun) -> Path:
     """The index of the catalogue, tuned, beside what was measured."""
-    retriever = OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config))
+    retriever = _open(config)
     found = open_catalogue(retriever, run_store(config))
     print(f"{len(found.index):,} items: {found.told}", file=sys.stderr)
     return config.folder / INDEX

@@ -25,7 +25,7 @@ from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
-from recsys.vectors import FrozenEncoder, VectorStore, content_keys
+from recsys.vectors import FrozenEncoder, Unfinished, VectorStore, content_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +138,25 @@ def open_features(
         hidden: sources that are read as if the data set did not have them.
         share: of the vectors that are not there, as `text_source` takes it.
     """
-    items = queries = Texts()
-    if words is not None:
-        items = words.read(data.catalogue.texts, share) if any(data.catalogue.texts) else items
-        queries = words.read(data.queries.texts, share) if data.queries is not None else queries
-    said = data.notes if notes else {}
-    vectors = {name: None if words is None else words.read(one.texts, share).vectors for name, one in said.items()}
+    left: list[Unfinished] = []
+
+    def read(texts: list[str]) -> Texts:
+        try:
+            return Texts() if words is None or not any(texts) else words.read(texts, share)
+        except Unfinished as unfinished:  # there may be something to do in the other tables
+            left.append(unfinished)
+            return Texts()
+
+    said, images = data.notes if notes else {}, None
+    items, queries = read(data.catalogue.texts), read([] if data.queries is None else data.queries.texts)
+    vectors = {name: read(one.texts).vectors for name, one in said.items()}
+    if image is not None:
+        images = _images(image, data, config, share)
+    if left:
+        raise left[0]
     return Features(
         data, items, queries, max_items=config.history.max_items, hidden=hidden,
-        searches=config.history.queries and words is not None,
-        images=None if image is None else _images(image, data, config, share),
+        searches=config.history.queries and words is not None, images=images,
         notes=note_readers(data, vectors, notes) if notes else None,
     )  # fmt: skip
 

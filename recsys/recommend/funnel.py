@@ -23,7 +23,8 @@ class Funnel:
 
     def __init__(self, cascade: Cascade) -> None:
         self.items = len(cascade.data.catalogue)
-        self.answered = self.judged = 0
+        self.wanted = min(cascade.top_k, self.items) if cascade.data.filters is not None else 0
+        self.answered = self.judged = self.short = 0
         self.handed_on: dict[str, int] = {}
         self.worth: dict[str, np.ndarray] = {}  # [3] sums of recall, nDCG@10 and the nDCG@10 of a perfect order
         self.seconds = dict.fromkeys(PARTS.values(), 0.0)
@@ -41,6 +42,7 @@ class Funnel:
         asked = (targets >= 0).any(1)
         self.answered += len(requests)
         self.judged += int(asked.sum())
+        self.short += int(((lists.candidates >= 0).sum(1) < self.wanted).sum())
         for name, items in {"retriever": lists.candidates, "pruner": lists.ordered, "lists": lists.items}.items():
             if items is not None:
                 self.handed_on[name] = self.handed_on.get(name, 0) + int((items >= 0).sum())
@@ -58,7 +60,8 @@ class Funnel:
 
         `in` and `out` are candidates for each request, `recall` is that of all that the stage hands on (the ceiling of
         what comes behind it), `ideal_ndcg@10` is what a perfect next stage would make of it, `seconds` are those of one
-        request and `share` is their share of the whole cascade's.
+        request and `share` is their share of the whole cascade's. Where items are filtered, `short` requests have fewer
+        candidates than are wanted.
         """
         rows, total, coming = [], sum(self.seconds.values()) or 1.0, float(self.items)
         for name in self.worth if self.judged else ():
@@ -68,4 +71,11 @@ class Funnel:
             row |= {"recall": found, f"ndcg@{SHOWN}": order, f"ideal_ndcg@{SHOWN}": ideal}
             rows.append({**row, "seconds": spent / self.answered, "share": spent / total})
             coming = out
-        return rows
+        return [{**row, "short": self.short} if row["name"] == "retriever" and self.wanted else row for row in rows]
+
+    def shortage(self) -> str:
+        """One sentence where filters leave some requests with fewer candidates than are wanted, else ""."""
+        if not self.short:
+            return ""
+        rest = f"{self.short:,} of {self.answered:,} requests have fewer than {self.wanted} candidates"
+        return f"{rest}: no more items are in stock, sold in the user's region, within the age limit and not seen."

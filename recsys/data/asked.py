@@ -15,7 +15,9 @@ def requests_hash(data: Prepared, requests: Requests) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     users, known = requests.users, requests.users >= 0
-    for values in (known, data.profile[users[known]], data.profile_number[users[known]], *_histories(data, requests)):
+    limits = () if data.filters is None else (data.filters.region, data.filters.age)
+    profile = [column[users[known]] for column in (data.profile, data.profile_number, *limits)]
+    for values in (known, *profile, *_histories(data, requests)):
         digest.update(str((values.shape, values.dtype.str)).encode())
         digest.update(np.ascontiguousarray(values).data)
     digest.update(f"{requests.before} {None if requests.among is None else requests.among.tolist()}".encode())

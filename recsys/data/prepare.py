@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers, split_cells
+from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
@@ -22,6 +23,8 @@ from recsys.tables.images import pictures_digest
 
 LAYOUT = 2
 """Version of the layout on disk; a change makes old caches unused."""
+
+_FILTERS = [("items", "stock"), ("items", "region"), ("items", "age_limit"), ("users", "region"), ("users", "age")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,8 @@ class Prepared:
     """By name: reviews, ads."""
     hash: str
     """Hash of the content of every table and of the roles."""
+    filters: Filters | None = None
+    """Which items may be listed for whom; None: all for all."""
     judged: bool = False
     """Whether every interaction is a right or a wrong answer, and splits lie as they like (`interactions.judged`)."""
 
@@ -132,6 +137,7 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
         profile_number=scaled_numbers(tables.users, known.user_number),
         notes=read_notes(tables, config, known),
         hash=digest,
+        filters=Filters.read(tables, config),
         judged=config.interactions.judged,
     )
 
@@ -158,6 +164,9 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     roles = asdict(config)
     for ignored in ("root", "tables", "cache", "history", "policy"):
         roles.pop(ignored)
+    for table, name in _FILTERS:  # a data set without filters has the hash that it always had
+        if roles[table][name] is None:
+            roles[table].pop(name)
     digest.update(json.dumps([LAYOUT, roles], sort_keys=True).encode())
     for name in names:
         frame: pl.DataFrame | None = getattr(tables, name)

@@ -206,8 +206,10 @@ class Cascade:
     def judge_targets(self, requests: Requests, clock: Clock | None = None) -> tuple[Found, np.ndarray | None]:
         """Candidates, and the logits of all targets [B, K, 1 + G], what lists are ordered by first."""
         part = nullcontext if clock is None else clock.part
+        filters = self.data.filters
         with part("retrieve"):
-            found = retrieve(self.retriever, self.index, self.items, requests, self.top_k, self.hybrid)
+            allowed = None if filters is None else filters.of(requests.users)
+            found = retrieve(self.retriever, self.index, self.items, requests, self.top_k, self.hybrid, allowed)
         if self.pruner is None:
             return found, None
         with part("score"):

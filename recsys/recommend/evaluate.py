@@ -88,7 +88,7 @@ def evaluate_baselines(cascade: Cascade, requests: Requests) -> dict[str, Qualit
         for rows in _blocks(len(requests), max((1 << 22) // items, 1)):
             piece = requests.take(rows)
             scores = model.scores(_before(cascade, piece))
-            _update_full(metrics, each, piece, scores, seen_items(cascade.data, piece))
+            _update_full(metrics, each, piece, scores, _unlisted(cascade, piece))
         spent = time.perf_counter() - begin
         found[name] = Quality(metrics=metrics.compute(), each=each.compute(), seconds=spent)
     return found
@@ -105,6 +105,15 @@ def _before(cascade: Cascade, requests: Requests) -> list[np.ndarray]:
     ends = zip(requests.users, requests.ends, strict=True)
     spans = [slice(int(histories.offsets[user]), int(end)) for user, end in ends]
     return [histories.item[span][histories.target[span]].astype(np.int64) for span in spans]
+
+
+def _unlisted(cascade: Cascade, requests: Requests) -> list[np.ndarray]:
+    """What the cascade does not list for each request."""
+    seen, filters = seen_items(cascade.data, requests), cascade.data.filters
+    if filters is None:
+        return seen
+    allowed = filters.of(requests.users)
+    return [np.union1d(own, np.flatnonzero(~allowed.masks[at])) for own, at in zip(seen, allowed.group, strict=True)]
 
 
 def _update_full(

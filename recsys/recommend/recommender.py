@@ -70,7 +70,7 @@ class Recommender:
             history: item ids, oldest first; may be empty. What was had (a target event) is not recommended again.
             events: for each item its event, e.g. "view"; None: every item was had.
             context: values of the context columns at this moment.
-            profile: values of the user's category and number columns.
+            profile: values of the user's category and number columns, and those of region and age.
             top: longest list.
 
         Raises:
@@ -140,10 +140,12 @@ class Recommender:
             raise InputError(f"Unknown item {item!r} in the history; expected an item's id, such as {known!r}.{hint}")
         return self._rows[item]
 
-    def _profile(self, profile: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The arrays of `Prepared` that describe users, of one user."""
+    def _profile(self, profile: dict[str, Any]) -> dict[str, Any]:
+        """What `Prepared` says of users, of one user."""
         codes = self.cascade.data.codes
-        _check_names(profile, {**codes.user_category, **codes.user_number}, "profile")
+        users, filters = self.cascade.config.users, self.cascade.data.filters
+        limits = {} if filters is None else dict.fromkeys(name for name in (users.region, users.age) if name)
+        _check_names(profile, {**codes.user_category, **codes.user_number, **limits}, "profile")
         category = [[_code(known, profile.get(name))] for name, known in codes.user_category.items()]
         number = [
             (float(profile[name]) - middle) / spread if profile.get(name) is not None else np.nan
@@ -152,6 +154,7 @@ class Recommender:
         return {
             "profile": np.array(category, dtype=np.int64).reshape(1, -1, 1),
             "profile_number": np.array([number], dtype=np.float32),
+            "filters": filters and filters.about(profile.get(users.region or ""), profile.get(users.age or "")),
         }
 
 

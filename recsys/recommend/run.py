@@ -161,9 +161,11 @@ def _write_lists(config: InferRun, job: Job, *, search: bool) -> tuple[float, Fu
         return None
     done = job.finish(time.perf_counter() - begin, made=bool(todo))
     print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {job.parts.folder}", file=sys.stderr)
-    whole = Funnel(len(job.cascade.data.catalogue))
+    whole = Funnel(job.cascade)
     for number in todo:  # in one order, whoever was first: sums are the same to the bit
         whole.join(found[number])
+    if whole.shortage():
+        print(whole.shortage(), file=sys.stderr)
     return done["seconds"], whole
 
 

@@ -89,7 +89,7 @@ class Job:
 
     def make(self, number: int) -> Funnel:
         """Write one part; returns what became of its candidates."""
-        rows, funnel = self.pieces[number], Funnel(len(self.cascade.data.catalogue))
+        rows, funnel = self.pieces[number], Funnel(self.cascade)
         requests = self.work.requests.take(rows)
         lists = self.cascade.recommend(requests, funnel)
         frame = _frame(self.cascade, lists, self.work.ids.gather(rows), self.work.key)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from recsys.data.filters import Allowed
 from recsys.data.requests import Requests, candidate_requests, seen_items
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, order_candidates
@@ -30,29 +31,46 @@ class Found:
 
 def retrieve(
     retriever: OpenRetriever, index: ItemIndex, items: np.ndarray, requests: Requests, k: int,
-    hybrid: Hybrid | None = None,
+    hybrid: Hybrid | None = None, allowed: Allowed | None = None,
 ) -> Found:  # fmt: skip
     """The k best unseen items of each request; `items` are what `embed_items` gives, and their vectors in the index.
 
     A retriever with a dynamic representation takes them, in its order, from a longer list of the nearest. With
-    `hybrid`, a query's list is fused with BM25's by the plain vectors; other requests are as without.
+    `hybrid`, a query's list is fused with BM25's by the plain vectors; other requests are as without. With `allowed`,
+    no other items are listed; a list is shorter than k only where fewer are left.
     """
     vectors, dynamic = np.concatenate(list(embed_requests(retriever, items, requests))), retriever.model.config.dynamic
     depth = min(k if dynamic is None else max(k, dynamic.candidates), len(index))
-    found, scores = index.search(vectors, depth, seen_items(retriever.data, requests))
+    found, scores = search_allowed(index, vectors, depth, seen_items(retriever.data, requests), allowed)
     if dynamic is not None:
         order, scores = order_candidates(retriever, items, vectors, found)
         found = np.take_along_axis(found, order, 1)
     plain = Found(items=found[:, :k].copy(), scores=scores[:, :k].copy(), users=vectors)
-    return plain if hybrid is None else _fused(hybrid, retriever, items, requests, plain)
+    return plain if hybrid is None else _fused(hybrid, retriever, items, requests, plain, allowed)
 
 
-def _fused(hybrid: Hybrid, retriever: OpenRetriever, items: np.ndarray, requests: Requests, plain: Found) -> Found:
-    """The same lists, but those of queries fused with BM25's. A search hides nothing, so neither does this."""
+def search_allowed(
+    index: ItemIndex, users: np.ndarray, k: int, seen: list[np.ndarray], allowed: Allowed | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`ItemIndex.search` with the filter of each user; those with one filter are searched together."""
+    if allowed is None:
+        return index.search(users, k, seen)
+    items, scores = np.full((len(users), k), -1, dtype=np.int64), np.full((len(users), k), -np.inf, dtype=np.float32)
+    for rows, mask in allowed.groups():
+        items[rows], scores[rows] = index.search(users[rows], k, [seen[row] for row in rows], mask)
+    return items, scores
+
+
+def _fused(
+    hybrid: Hybrid, retriever: OpenRetriever, items: np.ndarray, requests: Requests, plain: Found,
+    allowed: Allowed | None,
+) -> Found:  # fmt: skip
+    """The same lists, but those of queries fused with BM25's. What a search does not hide, this does not either."""
     rows, lexical = np.flatnonzero(requests.queries >= 0), np.zeros(plain.scores.shape, dtype=np.float32)
     if len(rows):
         texts = query_texts(retriever.data, requests.take(rows))
-        fused = hybrid.fuse(texts, plain.users[rows], retriever.vectors(items), plain.items[rows])
+        own = None if allowed is None else allowed.take(rows)
+        fused = hybrid.fuse(texts, plain.users[rows], retriever.vectors(items), plain.items[rows], own)
         plain.items[rows], plain.scores[rows], lexical[rows] = fused.items, fused.scores, fused.lexical
     return replace(plain, lexical=lexical)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.data.filters import Allowed
 from recsys.data.prepare import Prepared
 from recsys.data.requests import Requests, candidate_requests, join_requests, seen_items
 from recsys.data.sampling import uniform
@@ -78,7 +79,10 @@ class Hybrid:
         """All that its lists depend on, beside the texts."""
         return asdict(self.config)
 
-    def fuse(self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray) -> Fused:
+    def fuse(
+        self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray,
+        allowed: Allowed | None = None,
+    ) -> Fused:  # fmt: skip
         """The retriever's lists and BM25's as one, cut to the length of the retriever's.
 
         Args:
@@ -86,6 +90,7 @@ class Hybrid:
             users: [B, D] float32, their vectors.
             items: [N, D] float32, the items' vectors.
             proposed: [B, K] int64, the retriever's lists, best first, padded with -1.
+            allowed: items that may be listed for each query; None: all.
         """
         shape = proposed.shape
         found = Fused(
@@ -93,7 +98,8 @@ class Hybrid:
             lexical=np.zeros(shape, dtype=np.float32),
         )  # fmt: skip
         for rows in self.index.blocks(len(texts)):
-            pool = self._pool(texts[rows], users[rows], items, proposed[rows])
+            own = None if allowed is None else allowed.take(rows)
+            pool = self._pool(texts[rows], users[rows], items, proposed[rows], own)
             scores = self._scores(pool)
             order = best_first(pool.union, scores)[:, : shape[1]]
             width = order.shape[1]
@@ -102,8 +108,13 @@ class Hybrid:
             found.lexical[rows, :width] = np.take_along_axis(pool.lexical, order, 1)
         return found
 
-    def _pool(self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray) -> Pool:
+    def _pool(
+        self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray,
+        allowed: Allowed | None = None,
+    ) -> Pool:  # fmt: skip
         scores = self.index.scores(texts)
+        for rows, mask in [] if allowed is None else allowed.groups():
+            scores[rows] *= mask  # who scores 0 is never listed
         own, _ = best_scored(scores, min(self.config.candidates, len(self.index)))
         union = unite(proposed, own)
         lexical = np.where(union >= 0, np.take_along_axis(scores, np.maximum(union, 0), 1), 0)

@@ -35,6 +35,14 @@ class ItemsConfig:
     """Column with a path below the data root, or bytes."""
     separators: dict[str, str] = field(default_factory=dict)
     """Category columns whose cells hold several values, with the string between them, e.g. {genres: ", "}."""
+    stock: str | None = None
+    """Number column: pieces in stock, or whether there are any. What has none (0 or less, false, empty) is not
+    listed."""
+    region: str | None = None
+    """Column with the region, or a list of the regions, where an item is sold; empty: everywhere. A user is listed what
+    is sold in his (users.region)."""
+    age_limit: str | None = None
+    """Number column: years that a user (users.age) must have reached; empty: none."""
 
     def __post_init__(self) -> None:
         for name in self.separators:
@@ -50,6 +58,10 @@ class UsersConfig:
     id: str = "user_id"
     category: list[str] = field(default_factory=list)
     number: list[str] = field(default_factory=list)
+    region: str | None = None
+    """Column with the user's region, written as in items.region; who has none is listed what is sold anywhere."""
+    age: str | None = None
+    """Number column: years; one without an age is listed nothing that has a limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +234,16 @@ class DataConfig:
     """Folder for token, vector and layout caches; everything in it can be made again."""
 
     def __post_init__(self) -> None:
+        needs = {
+            "items.region": (self.items.region, "users.region", self.users.region),
+            "items.age_limit": (self.items.age_limit, "users.age", self.users.age),
+        }
+        for name, (item, other, user) in needs.items():
+            if (item is None) != (user is None):
+                given, missing = (name, other) if user is None else (other, name)
+                raise InputError(
+                    f"data.{given} is set and data.{missing}, which it is compared with, is not; set both."
+                )
         for name in self.tables:
             if name not in TABLES:
                 raise InputError(

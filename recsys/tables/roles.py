@@ -33,7 +33,8 @@ def roles(config: DataConfig, table: str) -> list[Role]:
         case "users":
             users = config.users
             key = Role(users.id, "key", "users", setting="users.id")
-            return [key, *_many(users.category, "category", "users"), *_many(users.number, "number", "users")]
+            found = [key, *_many(users.category, "category", "users"), *_many(users.number, "number", "users")]
+            return found + _filters("users", region=users.region, age=users.age)
         case "interactions":
             return _interaction_roles(config.interactions, config.split)
         case "queries":
@@ -59,7 +60,14 @@ def _item_roles(config: DataConfig) -> list[Role]:
     found += [*_many(items.category, "category", "items"), *_many(items.number, "number", "items")]
     found += [Role(items.image, "image", setting="items.image")] if items.image else []
     found += [Role(config.split.items, "split", setting="split.items")] if config.split.items else []
-    return found + _matched(config)
+    limits = _filters("items", region=items.region, stock=items.stock, age_limit=items.age_limit)
+    return found + limits + _matched(config)
+
+
+def _filters(table: str, *, region: str | None, **numbers: str | None) -> list[Role]:
+    """Columns that say who may be listed what."""
+    found = [Role(region, "category", setting=f"{table}.region")] if region else []
+    return found + [Role(name, "number", setting=f"{table}.{key}") for key, name in numbers.items() if name]
 
 
 def _matched(config: DataConfig) -> list[Role]:

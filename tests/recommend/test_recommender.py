@@ -168,3 +168,46 @@ def test_a_retriever_of_queries_alone_refuses_histories_and_one_without_words_re
         Recommender.load(runs["searcher"]).recommend([])
     with pytest.raises(InputError, match="no text encoder, so it cannot search"):
         Recommender.load(runs["wordless"]).search("red")
+
+
+@pytest.fixture(scope="module")
+def limited(journey, tmp_path_factory) -> Recommender:
+    """The same models and items, some of them sold out, some for one town alone, some for grown-ups."""
+    folder = tmp_path_factory.mktemp("limited")
+    for path in (journey.folder / "tables").iterdir():
+        frame, number = pl.read_parquet(path), pl.int_range(pl.len())
+        if path.stem == "items":
+            frame = frame.with_columns(
+                (number % 5 > 0).alias("there"), pl.when(number % 3 == 0).then(pl.lit("town 1")).alias("where"),
+                pl.when(number % 7 == 0).then(18).alias("from"),
+            )  # fmt: skip
+        if path.stem == "users":
+            frame = frame.with_columns((10 + number).alias("years"))
+        frame.write_parquet(folder / path.name)
+    roles = ("items.stock=there", "items.region=where", "items.age_limit=from", "users.region=town", "users.age=years")
+    one = journey.infer(f"--data.root={folder}", *(f"--data.{role}" for role in roles), output=folder / "runs")
+    return Recommender(Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision))
+
+
+def listed(found: list[Recommendation]) -> np.ndarray:
+    """Their rows."""
+    return np.array([int(one.item_id.removeprefix("i")) for one in found])
+
+
+def test_what_is_sold_out_elsewhere_or_not_for_the_young_is_not_recommended(limited):
+    grown = listed(limited.recommend([], profile={"town": "town 1", "years": 40}))
+    young = listed(limited.recommend([], profile={"town": "town 2", "years": 12}))
+    assert len(grown) == len(young) == 10
+    assert (grown % 5 > 0).all()
+    assert ((young % 5 > 0) & (young % 3 > 0) & (young % 7 > 0)).all()
+    assert (listed(limited.search("red blue")) % 5 > 0).all()
+
+
+def test_a_limited_list_equals_the_one_of_the_batch_pipeline(limited):
+    cascade, users = limited.cascade, np.array([3, 7, 14])
+    requests = serving_requests(cascade.data, None, users)
+    lists = cascade.recommend(requests)
+    for row, user in enumerate(users):
+        items, events = past(cascade, user, requests.ends[row])
+        known = {**profile(cascade, user), "years": 10 + int(user)}
+        expect_equal(limited.recommend(items, events=events, profile=known), cascade, lists, row)

@@ -9,11 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.data.filters import Allowed
 from recsys.data.lists import CandidateLists
-from recsys.data.requests import candidate_requests, join_requests, seen_items
+from recsys.data.requests import candidate_requests, join_requests, seen_items, user_requests
+from recsys.data.split import VALID
 from recsys.errors import InputError
-from recsys.retrieval.candidates import write_candidates
+from recsys.retrieval.candidates import retrieve, write_candidates
 from recsys.retrieval.embed import OpenRetriever, embed_items
+from recsys.retrieval.index import ItemIndex
 
 TOP = 20
 
@@ -111,3 +114,18 @@ def test_the_folder_of_another_kind_of_run_is_refused(opened, tmp_path):
     moved = replace(opened, folder=tmp_path / "model")
     with pytest.raises(InputError, match="names no tasks"):
         write_candidates(moved, tmp_path / "candidates", top_k=5, overwrite=False)
+
+
+def test_each_request_is_listed_the_best_of_what_is_allowed_for_it(opened):
+    items = embed_items(opened)
+    index, rng = ItemIndex.build(opened.vectors(items)), np.random.default_rng(0)
+    requests = user_requests(opened.data, VALID)
+    allowed = Allowed(
+        group=rng.integers(0, 3, len(requests)), masks=rng.random((3, len(items))) < [[0.9], [0.5], [0.1]]
+    )
+    found = retrieve(opened, index, items, requests, TOP, allowed=allowed)
+    for row, seen in enumerate(seen_items(opened.data, requests)):
+        left = np.setdiff1d(np.flatnonzero(allowed.masks[allowed.group[row]]), seen)
+        best = left[np.argsort(-(opened.vectors(items)[left] @ found.users[row]), kind="stable")][:TOP]
+        assert found.items[row, : len(best)].tolist() == best.tolist()
+        assert (found.items[row, len(best) :] == -1).all()

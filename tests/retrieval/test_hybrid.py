@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.data.filters import Allowed
 from recsys.data.requests import candidate_requests, join_requests, query_requests, user_requests
 from recsys.data.split import SECOND, TRAIN, VALID
 from recsys.errors import InputError
@@ -152,3 +153,20 @@ def test_another_lexical_source_is_another_input(opened, tmp_path):
     for other in (None, RANK, replace(WEIGHT, k1=2.0)):
         with pytest.raises(InputError, match="made from other inputs"):
             write_candidates(opened, tmp_path, top_k=K, overwrite=False, lexical=other)
+
+
+def test_what_is_not_allowed_does_not_come_back_through_bm25(opened, index, vectors):
+    hybrid, requests = Hybrid.open(WEIGHT, opened, index, vectors, K), query_requests(opened.data, np.arange(20))
+    plain = retrieve(opened, index, vectors, requests, K, hybrid)
+    masks = np.ones((2, len(vectors)), dtype=np.bool_)
+    masks[0, plain.items[:10, :4]] = False  # the best of the first ten queries
+    masks[1, np.arange(len(vectors)) % 2 == 0] = False
+    allowed = Allowed(group=np.arange(20) % 2, masks=masks)
+    found = retrieve(opened, index, vectors, requests, K, hybrid, allowed)
+    assert (found.items >= 0).all()
+    for row, items in enumerate(found.items):
+        assert masks[row % 2, items].all()
+        assert len(np.unique(items)) == K
+    assert (found.lexical > 0).any()
+    everything = Allowed(group=np.zeros(20, dtype=np.int64), masks=np.ones((1, len(vectors)), dtype=np.bool_))
+    np.testing.assert_array_equal(retrieve(opened, index, vectors, requests, K, hybrid, everything).items, plain.items)

@@ -117,7 +117,9 @@ def main() -> None:
                     print(f"  {name:<28}{took:>8.1f} s{peak:>8.2f} GiB", flush=True)
                 seconds += [total] if start == "first" else []
     if len(seconds) > 1:
-        print(f"{options.rows[-1] / options.rows[0]:g} times the rows took {seconds[-1] / seconds[0]:.1f} times as long")
+        print(
+            f"{options.rows[-1] / options.rows[0]:g} times the rows took {seconds[-1] / seconds[0]:.1f} times as long"
+        )
 
 
 if __name__ == "__main__":

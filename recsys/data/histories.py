@@ -131,7 +131,10 @@ def _deal(rows: pl.LazyFrame, folder: Path, count: int) -> Iterator[pl.LazyFrame
     """Write the rows to a folder for each bucket, in one pass; then the buckets in turn, each removed after its use."""
     nothing = pl.LazyFrame(schema=rows.drop("bucket").collect_schema())
     rows.sink_parquet(
-        pl.PartitionBy(folder, key="bucket", include_key=False), compression="uncompressed", statistics=False, mkdir=True
+        pl.PartitionBy(folder, key="bucket", include_key=False),
+        compression="uncompressed",
+        statistics=False,
+        mkdir=True,
     )
     for number in range(count):
         place = folder / f"bucket={number}"
@@ -150,9 +153,7 @@ def _buckets(offsets: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _coded_rows(
-    tables: Tables, config: DataConfig, codes: Codes, spans: list[tuple[int, int]]
-) -> pl.LazyFrame:
+def _coded_rows(tables: Tables, config: DataConfig, codes: Codes, spans: list[tuple[int, int]]) -> pl.LazyFrame:
     """The interactions in this file's own words: bucket, row, user, item, order, target, event, split, context:NAME.
 
     `spans` are the users of each bucket; `split` is there where the table says so itself.

@@ -5,6 +5,7 @@ its record. A folder made from other inputs is never overwritten unasked.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -143,6 +144,20 @@ def _renamed(made: Path, folder: Path) -> bool:
             return False
         raise
     return True
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Generator[None]:
+    """Let the processes of a machine into the block one after the other. A lock ends with its process, however that
+    does; a folder that cannot be locked lets all in.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 FORMAT = 3

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import polars as pl
 import pytest
 
 from recsys.errors import InputError
-from recsys.shards import Parts, disk_errors, file_hash, fingerprint, folder_hash, publish_folder, write_atomic
+from recsys.shards import (
+    Parts,
+    disk_errors,
+    file_hash,
+    fingerprint,
+    folder_hash,
+    one_at_a_time,
+    publish_folder,
+    write_atomic,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -132,6 +142,35 @@ def test_a_folder_published_meanwhile_stays_with_its_files(tmp_path):
     assert opened.read() == (tmp_path / "made" / "content").read_text() == "early"
     opened.close()
     assert names(tmp_path) == {"made"}
+
+
+def count_up(folder: Path) -> None:
+    for _ in range(20):
+        with one_at_a_time(folder):
+            count = int((folder / "count").read_text())
+            time.sleep(0.001)  # so that others would read the same number
+            (folder / "count").write_text(str(count + 1))
+
+
+def test_processes_take_turns(tmp_path):
+    (tmp_path / "count").write_text("0")
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=count_up, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert (tmp_path / "count").read_text() == "60"
+    assert names(tmp_path) == {"count"}
+
+
+def test_a_turn_ends_with_an_error_and_a_place_that_is_no_folder_lets_all_in(tmp_path):
+    for _ in range(2):  # the second would wait for ever
+        with pytest.raises(ValueError, match="mine"), one_at_a_time(tmp_path / "new"):
+            raise ValueError("mine")
+    (tmp_path / "file").write_text("content")
+    with one_at_a_time(tmp_path / "file" / "below"):
+        assert (tmp_path / "file").read_text() == "content"
 
 
 def publish(folder: Path, meet: Barrier, number: int) -> None:

@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from recsys.data.checked import Checked, checked_path
 from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers, split_cells
 from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
-from recsys.tables import DataConfig, Tables, check
+from recsys.shards import one_at_a_time
+from recsys.tables import DataConfig, Tables
+from recsys.tables.door import admit
 from recsys.tables.images import pictures_digest
+from recsys.tables.inspection import inspect
 
 LAYOUT = 2
 """Version of the layout on disk; a change makes old caches unused."""
@@ -117,16 +121,29 @@ class Prepared:
 def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
     """Read, check and lay out a data set. With `codes` of a trained model, values are coded as that model knows them.
 
+    What was found and made is kept below `config.cache`: a later start on the same files only opens it. Processes of a
+    machine that start together take turns, so that one of them makes it.
+
     Raises:
         InputError: the tables have faults, or `config` names other columns than the model was trained with.
     """
-    tables = check(config)
+    with one_at_a_time(Path(config.cache)):
+        return _prepare(config, codes)
+
+
+def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
+    place = checked_path(config)  # before the files are read: who changes them meanwhile changes it
+    checked = Checked.read(place)
+    seen = inspect(config) if checked is None else checked.inspection(config)
+    tables = admit(seen)
     if codes is not None:
         check_columns(codes, config)
-    digest = content_hash(tables, config)
+    digest = content_hash(tables, config) if checked is None else checked.hash
     known = codes or replace(fit_codes(tables, config), notes=note_scales(tables, config))
     layout = Path(config.cache) / f"layout-{digest[:20]}"
     histories = None if tables.interactions is None else open_histories(tables, config, known, layout)
+    if checked is None:
+        Checked.of(seen, digest).write(place)
     return Prepared(
         tables=tables,
         codes=known,

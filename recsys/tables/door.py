@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from recsys.errors import InputError
 from recsys.tables.config import TABLES, DataConfig
 from recsys.tables.facts import Fact, UnknownShare, find_facts, strange_texts
-from recsys.tables.faults import Fault
+from recsys.tables.faults import Fault, Inspection
 from recsys.tables.formats import readable
 from recsys.tables.inspection import inspect
 from recsys.tables.policy import apply_policies
@@ -57,13 +57,17 @@ def check(config: DataConfig) -> Tables:
     Raises:
         InputError: one line for each fault that is an error; or a policy drops every row of a table.
     """
-    seen = inspect(config)
+    return admit(inspect(config))
+
+
+def admit(seen: Inspection) -> Tables:
+    """What `check` does once a data set is inspected."""
     report = Report(list(seen.faults))
     if report.errors:
         raise InputError("\n".join(fault.line() for fault in report.errors))
     for fault in report.warnings:
         _log.warning(fault.line())
-    return tables_of(config, apply_policies(seen))
+    return tables_of(seen.config, apply_policies(seen))
 
 
 def render(report: Report) -> str:

@@ -47,6 +47,11 @@ class Funnel:
                 worth = self._worth(items[asked], targets[asked], grades[asked])
                 self.worth[name] = self.worth.get(name, 0) + worth
 
+    def forget(self, name: str) -> None:
+        """Leave out a stage whose lists are not the last ones."""
+        self.handed_on.pop(name, None)
+        self.worth.pop(name, None)
+
     def _worth(self, items: np.ndarray, targets: np.ndarray, grades: np.ndarray) -> np.ndarray:
         ranks, known = torch.from_numpy(list_ranks(items, targets, self.items)), torch.from_numpy(grades)
         cut, best = min(SHOWN, self.items), perfect_ranks(ranks, known, self.items)

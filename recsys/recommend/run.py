@@ -23,8 +23,10 @@ from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
+from recsys.recommend.expose import expose, priced
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.quality import write_quality
+from recsys.recommend.rerank import RerankConfig
 from recsys.recommend.samples import write_samples
 from recsys.recommend.sources import SOURCES, report_sources
 from recsys.recommend.teach import teach
@@ -68,6 +70,8 @@ class InferRun:
     """Folder of an earlier round of mining, to tell how much is new (stage mine)."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
+    rerank: RerankConfig | None = None
+    """How users' lists are made diverse and fair to the long tail (stage recommend); null: not at all."""
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None
@@ -196,7 +200,8 @@ def _teach(config: InferRun) -> Path:
 
 
 def _recommend(config: InferRun) -> Path:
-    cascade, folder = _open(config, config.data, lexical=None), _output(config, "recommendations")
+    cascade = _open(config, config.data, lexical=None).reranked_by(config.rerank)
+    folder = _output(config, "recommendations")
     users, until = _wanted_users(config, cascade), config.data.history.until
     requests = serving_requests(cascade.data, until, users)
     ids = cascade.data.tables.users[config.data.users.id].gather(users)
@@ -210,7 +215,8 @@ def _recommend(config: InferRun) -> Path:
         baselines = evaluate_baselines(cascade, work.requests)
         _report_quality(config, cascade, work, written, group=str(until), baselines=baselines)
     if config.users is None:
-        write_samples(config.folder / "samples.json", cascade, requests, count=config.samples)
+        served = priced(cascade, config.folder)
+        write_samples(config.folder / "samples.json", served, requests, count=config.samples)
     return folder
 
 
@@ -301,7 +307,9 @@ def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -
         raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
     who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
     made_from = fingerprint(cascade.fingerprint, asdict(config.data.history), config.part, work.key, who)
-    parts = Parts.open(folder, made_from, overwrite=config.overwrite)
+    shared = None if cascade.reranker is None else cascade.reranker.config.exposure
+    place = folder if shared is None else folder.with_name("pool")
+    parts = Parts.open(place, made_from, overwrite=config.overwrite)
     pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
     shard, shards = config.share()
     todo = [number for number in range(shard, len(pieces), shards) if not parts.finished(number)]
@@ -319,6 +327,11 @@ def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -
         print(f"shard {config.shard}: done; {missing} of {len(pieces)} parts are left to others", file=sys.stderr)
         return None
     done = _finish(parts, work, pieces, time.perf_counter() - begin, made=bool(todo))
+    if shared is not None:
+        ids = [work.ids.gather(piece) for piece in pieces]
+        parts = expose(cascade, parts, folder, ids, run=config.folder, overwrite=config.overwrite)
+        done = _finish(parts, work, pieces, done["seconds"], made=True)
+        funnel.forget("lists")
     print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {folder}", file=sys.stderr)
     return Written(parts=parts, seconds=done["seconds"], funnel=funnel)
 

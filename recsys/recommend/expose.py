@@ -68,10 +68,10 @@ def priced(cascade: Cascade, run: Path) -> Cascade:
 
 def _pool(cascade: Cascade, reranker: Reranker, long: Parts, ids: list[pl.Series]) -> tuple[np.ndarray, np.ndarray]:
     """Groups [R, K] int16 and chances [R, K] float64 of all lists, in their order."""
-    width = max(pl.read_parquet(long.path(number), columns=["rank"])["rank"].max() or 1 for number in range(len(ids)))
+    width = max(long.frame().select(pl.col("rank").max()).collect().item() or 1, 1)
     groups, chances = [], []
     for number, some in enumerate(ids):
-        lists = _lists(cascade, pl.read_parquet(long.path(number)), some, int(width))
+        lists = _lists(cascade, pl.read_parquet(long.path(number)), some, width)
         groups.append(reranker.groups_of(lists.items).astype(np.int16))
         chances.append(dealt(lists.items, cascade.chances(lists)))
     return np.concatenate(groups), np.concatenate(chances)

@@ -91,7 +91,7 @@ class Reranker:
         """`columns` are data.items.category. Raises InputError for a column or group that there is not."""
         lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         segments = popularity_segments(torch.from_numpy(data.popularity())).numpy().astype(np.int64)
-        mixes, names, groups = None, list(SEGMENTS), segments
+        mixes, names, groups = None, [str(name) for name in SEGMENTS], segments
         if config.calibration is not None:
             mixes = category_mixes(data, columns, config.calibration.column)
         if config.exposure is not None and config.exposure.by != POPULARITY:

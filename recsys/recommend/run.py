@@ -30,7 +30,7 @@ from recsys.recommend.rerank import RerankConfig
 from recsys.recommend.samples import write_samples
 from recsys.recommend.sources import SOURCES, report_sources
 from recsys.recommend.teach import teach
-from recsys.results import ABLATION
+from recsys.results import ABLATION, TRADEOFF
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
@@ -313,8 +313,8 @@ def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -
     pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
     shard, shards = config.share()
     todo = [number for number in range(shard, len(pieces), shards) if not parts.finished(number)]
-    if todo:  # what sources are worth was measured on other lists
-        (config.folder / ABLATION).unlink(missing_ok=True)
+    for name in (ABLATION, TRADEOFF) if todo else ():  # they were measured on other lists
+        (config.folder / name).unlink(missing_ok=True)
     begin, funnel = time.perf_counter(), Funnel(cascade)
     for number in _progress(todo, f"{work.key.removesuffix('_id')} lists"):
         rows = pieces[number]

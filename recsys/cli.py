@@ -357,6 +357,7 @@ def _demo(arguments: list[str]) -> int:
 
 def _print_results(run: Path) -> None:
     from recsys.reports.cascade import print_cascade
+    from recsys.reports.fairness import print_fairness
     from recsys.reports.page import print_results
     from recsys.results import read_results
 
@@ -365,6 +366,8 @@ def _print_results(run: Path) -> None:
         print(print_results(results))
     if results.get("cascade"):
         print(f"\n{print_cascade(results)}\n")
+    if results.get("fairness"):
+        print(f"{print_fairness(results)}\n")
     print(run)
 
 

@@ -24,6 +24,7 @@ from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
 from recsys.recommend.expose import expose, priced
+from recsys.recommend.fairness import write_fairness
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.quality import write_quality
 from recsys.recommend.rerank import RerankConfig
@@ -388,6 +389,7 @@ def _report_quality(
     trained = {"retriever": config.retriever, **sources, "pruner": config.pruner}
     numbered = {name: replace(one, each=_numbered(work, one.each)) for name, one in measured.items()}
     write_quality(config.folder, group, numbered, trained, written.funnel.stages())
+    write_fairness(config.folder, group, cascade, work.requests, work.ids, written.parts, lists, part=config.part)
     _tell_pruning(config, cascade)
 
 

@@ -85,7 +85,7 @@ class Tradeoff:
 
     @property
     def marked(self) -> int | None:
-        """Number of the point that has what is wanted at the least loss; None: nothing is wanted, or no point has it."""
+        """Number of the point that has what is wanted at the least loss; None: nothing wanted, or none has it."""
         fit = [
             number for number, point in enumerate(self.points)
             if self.wanted and all(point.measures[name].mean >= least for name, least in self.wanted.items())

@@ -14,6 +14,7 @@ import polars as pl
 from recsys.errors import InputError
 from recsys.reports.ablation import read_ablation
 from recsys.reports.cascade import count, describe_set, milliseconds, read_cascade
+from recsys.reports.fairness import read_fairness
 from recsys.reports.figures import (
     MAIN_METRICS,
     WIDTH,
@@ -176,6 +177,7 @@ def _read_sections(run: Path, show_ids: bool) -> dict[str, Any]:
         "training": draw_training(read_lines(run / "metrics.jsonl")),
         "results": _results(run / "results.json"),
         "cascade": read_cascade(read_json(run / "results.json") or {}, str(run / "results.json")),
+        "fairness": read_fairness(read_json(run / "results.json") or {}, str(run / "results.json")),
         "ablation": read_ablation(read_json(run / "ablation.json"), str(run / "ablation.json")),
         "tradeoff": _tradeoff(run / "tradeoff.json"),
         "pruning": pruning_section(read_json(run / "pruning.json"), str(run / "pruning.json")),

@@ -12,7 +12,7 @@ from recsys.metrics.bootstrap import Interval
 from recsys.reports.figures import INK, LOUD, MUTED, QUIET, WIDTH, add_legend, open_panels, to_png, to_svg
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from recsys.reports.figures import Axes
 
 MODELS = "models"
 """The way of the models' own lists."""

@@ -1,4 +1,4 @@
-"""The command line: train, infer, validate, plan, where, report, compare, ablate, demo.
+"""The command line: train, infer, validate, plan, where, report, compare, ablate, tradeoff, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
@@ -38,6 +38,9 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   is B better than A, and where? A table and one page: compare.html in the last RUN
   recsys ablate   RUN [--all_items]          what each source is worth to a run of infer, or to a pruner of judgements:
                                              each is hidden in turn
+  recsys tradeoff RUN [--tail=SHARE] [--non_head=SHARE]
+                  what diverse lists cost: every way of re-ranking at a range of settings, a table and RUN/tradeoff.png;
+                  marks the setting that has a share of tail (and unseen), or of all but head items, at the least loss
   recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
-    commands |= {"demo": _demo, "ablate": _ablate, "where": _where, "plan": _plan}
+    commands |= {"demo": _demo, "ablate": _ablate, "tradeoff": _tradeoff, "where": _where, "plan": _plan}
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -250,6 +253,39 @@ def _ablate(arguments: list[str]) -> int:
     return 0
 
 
+def _tradeoff(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    from recsys.config import parse_run
+    from recsys.recommend.settings import InferRun
+    from recsys.recommend.tradeoff import draw_tradeoff, write_tradeoff
+    from recsys.reports.files import read_json
+    from recsys.reports.tradeoff import draw_png, print_tradeoff, read_tradeoff
+    from recsys.shards import write_atomic
+
+    run, wanted = Path(arguments[0]), _wanted_shares(arguments[1:])
+    if not (run / "infer.yaml").is_file():
+        raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
+    path = write_tradeoff(run, draw_tradeoff(parse_run(InferRun, [str(run / "infer.yaml")]), wanted))
+    prices = read_tradeoff(read_json(path), str(path))
+    assert prices is not None
+    print(print_tradeoff(prices))
+    write_atomic(path.with_suffix(".png"), draw_png(prices))
+    print(path.with_suffix(".png"))
+    return 0
+
+
+def _wanted_shares(arguments: list[str]) -> dict[str, float]:
+    """Least values of measures: --tail=.3 is tail@10 of .3."""
+    found = {}
+    for name, value in _options(arguments, ("--tail", "--non_head")).items():
+        try:
+            found[f"{name.removeprefix('--')}@10"] = float(value)
+        except ValueError as error:
+            raise InputError(f"{name} is {value!r}; expected a share of the places, such as 0.3.") from error
+    return found
+
+
 def _plan(arguments: list[str]) -> int:
     if _asks_for_help(arguments):
         return 0
@@ -322,6 +358,7 @@ def _demo(arguments: list[str]) -> int:
 
 def _print_results(run: Path) -> None:
     from recsys.reports.cascade import print_cascade
+    from recsys.reports.fairness import print_fairness
     from recsys.reports.page import print_results
     from recsys.results import read_results
 
@@ -330,6 +367,8 @@ def _print_results(run: Path) -> None:
         print(print_results(results))
     if results.get("cascade"):
         print(f"\n{print_cascade(results)}\n")
+    if results.get("fairness"):
+        print(f"{print_fairness(results)}\n")
     print(run)
 
 

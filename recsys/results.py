@@ -15,6 +15,9 @@ from recsys.shards import write_atomic
 ABLATION = "ablation.json"
 """Beside results.json: what each source is worth to the models that made the lists."""
 
+TRADEOFF = "tradeoff.json"
+"""Beside results.json: what each way of re-ranking costs and brings on the candidates of the lists."""
+
 REQUESTS = "requests.parquet"
 """Beside results.json: the values of each request that was measured, by stage and set, without ids or texts."""
 

@@ -15,11 +15,12 @@ from recsys.data.features import Features, Texts
 from recsys.data.notes import Notes, read_notes
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared, catalogue_hash
-from recsys.data.requests import Requests
+from recsys.data.requests import Requests, seen_items
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
+from recsys.recommend.rerank import RerankConfig, Reranker, softmax
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import Found, retrieve
 from recsys.retrieval.catalogue import Store, open_catalogue
@@ -124,6 +125,8 @@ class Cascade:
     """By kind of request, each with the probability that its loss asks for."""
     made_from: dict[str, object]
     """What all lists depend on: the models, the catalogue and how it is searched, and how lists are cut."""
+    reranker: Reranker | None = None
+    """What orders and cuts users' lists after the models; None: the models alone do."""
 
     @classmethod
     def open(
@@ -179,12 +182,46 @@ class Cascade:
         """Ids of the items table, as they came in."""
         return self.data.tables.items[self.config.items.id]
 
+    def reranked_by(self, config: RerankConfig | None) -> Self:
+        """The same models, whose users' lists are re-ranked; null: this one."""
+        if config is None:
+            return self
+        columns, vectors = list(self.config.items.category), self.item_vectors
+        reranker = Reranker.open(config, self.data, columns, vectors, self.length)
+        return replace(self, reranker=reranker, made_from={**self.made_from, "rerank": asdict(config)})
+
     def recommend(self, requests: Requests, clock: Clock | None = None) -> Lists:
-        """The lists of some requests; `clock` takes the time of the parts "retrieve", "score" and "decide"."""
+        """The lists of some requests; `clock` takes the time of the parts "retrieve", "score" and "decide".
+
+        Of a run with exposure targets whose prices are not known yet: lists of full length.
+        """
+        if self.reranker is None:
+            return self.propose(requests, self.decision[USERS].top, clock)
+        lists = self.propose(requests, None, clock)
+        with nullcontext() if clock is None else clock.part("decide"):
+            return self._reranked(self.reranker, lists, requests)
+
+    def _reranked(self, reranker: Reranker, lists: Lists, requests: Requests) -> Lists:
+        chance, pasts = self.chances(lists), [np.zeros(0, dtype=np.int64)] * len(requests)
+        if reranker.reads_pasts:
+            pasts = seen_items(self.data, replace(requests, among=None))
+        ordered = arranged(lists, reranker.order(lists.items, chance, pasts))
+        return arranged(ordered, reranker.cut(ordered.items, chance))
+
+    def chances(self, lists: Lists) -> np.ndarray:
+        """[B, L] that each item of the lists is right: the pruner's calibrated probability, or without a pruner the
+        softmax of the retriever's scores over the list, at the temperature of its training.
+        """
+        if lists.pruner_scores is not None:
+            return lists.pruner_scores
+        return softmax(lists.retriever_scores, lists.items, float(self.retriever.model.scale))
+
+    def propose(self, requests: Requests, top: int | None, clock: Clock | None = None) -> Lists:
+        """The models' own lists, cut after `top` items where that is given."""
         part = nullcontext if clock is None else clock.part
         found, judged = self.judge_targets(requests, clock)
         if judged is None or self.pruner is None:
-            kept = slice(self.length)
+            kept = slice(min(top or self.top_k, len(self.data.catalogue)))
             return Lists(
                 items=found.items[:, kept], scores=found.scores[:, kept], retriever_scores=found.scores[:, kept],
                 pruner_scores=None, candidates=found.items, candidate_scores=found.scores,
@@ -194,7 +231,7 @@ class Cascade:
             chances = np.where(found.items >= 0, self.pruner.model.probability(logits, asks), -1)
             users, queries = (self.decision[kind].probability or 0.0 for kind in (USERS, QUERIES))
             return prune(
-                found.items, found.scores, logits, chances, top=self.decision[USERS].top,
+                found.items, found.scores, logits, chances, top=top,
                 least=np.where(asks, queries, users), others=self.pruner.model.other_probabilities(judged[..., 1:]),
             )  # fmt: skip
 
@@ -255,6 +292,20 @@ class Cascade:
         features = _about(self.pruner.features, self.pruner.words, data, text)
         pairs = self.pruner.pairs.about(data) if self.pruner.pairs is not None else None
         return replace(self, retriever=retriever, pruner=replace(self.pruner, features=features, pairs=pairs))
+
+
+def arranged(lists: Lists, columns: np.ndarray) -> Lists:
+    """The same lists with their items in another order, or fewer of them: [B, P] columns."""
+
+    def taken(values: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(values, columns, 1)
+
+    pruned, others = lists.pruner_scores, lists.others
+    return replace(
+        lists, items=taken(lists.items), scores=taken(lists.scores), retriever_scores=taken(lists.retriever_scores),
+        pruner_scores=None if pruned is None else taken(pruned),
+        others=None if others is None else np.take_along_axis(others, columns[..., None], 1),
+    )  # fmt: skip
 
 
 def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:

@@ -49,6 +49,11 @@ class Funnel:
                 worth = self._worth(items[asked], targets[asked], grades[asked])
                 self.worth[name] = self.worth.get(name, 0) + worth
 
+    def forget(self, name: str) -> None:
+        """Leave out a stage whose lists are not the last ones."""
+        self.handed_on.pop(name, None)
+        self.worth.pop(name, None)
+
     def join(self, other: "Funnel") -> None:
         """Count what another one has counted."""
         self.answered, self.judged = self.answered + other.answered, self.judged + other.judged

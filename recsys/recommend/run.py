@@ -15,6 +15,8 @@ from recsys.errors import InputError, nearest
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.embedding import embed, index
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
+from recsys.recommend.expose import priced
+from recsys.recommend.fairness import write_fairness
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.progress import bar
 from recsys.recommend.quality import write_quality
@@ -25,7 +27,7 @@ from recsys.recommend.sources import SOURCES, report_sources
 from recsys.recommend.teach import teach
 from recsys.recommend.work import Work
 from recsys.recommend.workers import share_out
-from recsys.results import ABLATION
+from recsys.results import ABLATION, TRADEOFF
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.export import export_text_tower
@@ -96,15 +98,16 @@ def _teach(config: InferRun) -> Path:
 def _recommend(config: InferRun) -> Path:
     folder, until = _output(config, "recommendations"), config.data.history.until
     job = Job.open(config, folder, search=False)
-    written = _write_lists(config, job, search=False)
+    written = _write_lists(config, job, folder, search=False)
     if written is None:
         return folder
     _keep_config(config)
     if config.evaluate and until in SPLITS and job.work.has_answers:
         baselines = evaluate_baselines(job.cascade, job.work.requests)
-        _report_quality(config, job, *written, group=str(until), baselines=baselines)
+        _report_quality(config, *written, group=str(until), baselines=baselines)
     if config.users is None:
-        write_samples(config.folder / "samples.json", job.cascade, job.work.requests, count=config.samples)
+        served = priced(job.cascade, config.folder)
+        write_samples(config.folder / "samples.json", served, job.work.requests, count=config.samples)
     return folder
 
 
@@ -113,13 +116,13 @@ def _search(config: InferRun) -> Path:
     job = Job.open(config, folder, search=True)
     if job.cascade.fusion_fault():
         print(job.cascade.fusion_fault(), file=sys.stderr)
-    written = _write_lists(config, job, search=True)
+    written = _write_lists(config, job, folder, search=True)
     if written is None:
         return folder
     if not (config.folder / "infer.yaml").is_file():
         _keep_config(config)
     if config.evaluate and until in SPLITS and job.work.has_answers:
-        _report_quality(config, job, *written, group=f"{until}_query", baselines={})
+        _report_quality(config, *written, group=f"{until}_query", baselines={})
     return folder
 
 
@@ -139,16 +142,17 @@ def _keep_config(config: InferRun) -> None:
     write_atomic(config.folder / "infer.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _write_lists(config: InferRun, job: Job, *, search: bool) -> tuple[float, Funnel] | None:
+def _write_lists(config: InferRun, job: Job, folder: Path, *, search: bool) -> tuple[Job, float, Funnel] | None:
     """Make this share's parts that are not there yet; None while parts of others are missing.
 
     Returns:
-        How long it took, and what became of the candidates of these parts: where others were there, not of all.
+        What was written to `folder`, how long it took, and what became of the candidates of these parts: where others
+        were there, not of all.
     """
     todo = job.missing(config.share())
-    if todo:  # what sources are worth was measured on other lists
-        (config.folder / ABLATION).unlink(missing_ok=True)
-        (job.parts.folder / "DONE").unlink(missing_ok=True)
+    stale = [config.folder / ABLATION, config.folder / TRADEOFF, job.parts.folder / "DONE", folder / "DONE"]
+    for path in stale if todo else ():  # what was measured on other lists
+        path.unlink(missing_ok=True)
     begin, found = time.perf_counter(), dict[int, Funnel]()
     opened = (lambda _: job) if config.workers == 1 else partial(Job.in_worker, config, job.parts.folder, search)
     with bar(f"{job.work.key.removesuffix('_id')} lists", len(todo)) as advance:
@@ -160,13 +164,17 @@ def _write_lists(config: InferRun, job: Job, *, search: bool) -> tuple[float, Fu
         print(f"shard {config.shard}: done; {missing} of {len(job.pieces)} parts are left to others", file=sys.stderr)
         return None
     done = job.finish(time.perf_counter() - begin, made=bool(todo))
-    print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {job.parts.folder}", file=sys.stderr)
     whole = Funnel(job.cascade)
     for number in todo:  # in one order, whoever was first: sums are the same to the bit
         whole.join(found[number])
+    final = job.exposed(folder, config.folder, overwrite=config.overwrite)
+    if final is not job:
+        done = final.finish(done["seconds"], made=True)
+        whole.forget("lists")
+    print(f"{done['requests']:,} requests, {done['rows']:,} rows -> {folder}", file=sys.stderr)
     if whole.shortage():
         print(whole.shortage(), file=sys.stderr)
-    return done["seconds"], whole
+    return final, done["seconds"], whole
 
 
 def _report_quality(
@@ -180,6 +188,9 @@ def _report_quality(
     trained = {"retriever": config.retriever, **sources, "pruner": config.pruner}
     numbered = {name: replace(one, each=_numbered(job.work, one.each)) for name, one in measured.items()}
     write_quality(config.folder, group, numbered, trained, funnel.stages())
+    write_fairness(
+        config.folder, group, job.cascade, job.work.requests, job.work.ids, job.parts, lists, part=config.part
+    )
     _tell_pruning(config, job.cascade)
 
 

@@ -13,12 +13,13 @@ import torch
 from recsys.data.asked import requests_hash
 from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade, Lists
+from recsys.recommend.expose import expose
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.settings import InferRun
 from recsys.recommend.work import Work, queries_data, queries_work, users_work
 from recsys.retrieval.catalogue import Store
 from recsys.retrieval.index import set_search_threads
-from recsys.shards import Parts, write_atomic
+from recsys.shards import Parts, fingerprint, write_atomic
 
 
 def device_of(config: InferRun, worker: int = 0) -> str:
@@ -31,10 +32,11 @@ def device_of(config: InferRun, worker: int = 0) -> str:
 def open_cascade(config: InferRun, *, search: bool) -> Cascade:
     """The models of a run and its catalogue, for searches or for users."""
     data = queries_data(config.data) if search else config.data
-    return Cascade.open(
+    found = Cascade.open(
         config.retriever, config.pruner, data, config.candidates, config.decision,
         config.lexical if search else None, store=run_store(config),
     )  # fmt: skip
+    return found if search else found.reranked_by(config.rerank)
 
 
 def run_store(config: InferRun) -> Store:
@@ -62,7 +64,10 @@ class Job:
 
     @classmethod
     def open(cls, config: InferRun, folder: Path, *, search: bool) -> Self:
-        """Load the models, see who is asked about, and begin or take up the output."""
+        """Load the models, see who is asked about, and begin or take up the output.
+
+        With exposure targets these are lists of full length, in a folder pool/ beside `folder`: see `exposed`.
+        """
         cascade = open_cascade(config, search=search)
         work = (queries_work if search else users_work)(config, cascade)
         if not len(work.rows):
@@ -70,7 +75,9 @@ class Job:
         who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
         made_from = {**cascade.made_from, "history": asdict(config.data.history), "part": config.part}
         made_from |= {"users or queries": (work.key, who), "threads": torch.get_num_threads()}
-        parts = Parts.open(folder, made_from, overwrite=config.overwrite)
+        exposed = cascade.reranker is not None and cascade.reranker.config.exposure is not None
+        place = folder.with_name("pool") if exposed else folder
+        parts = Parts.open(place, made_from, overwrite=config.overwrite)
         pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
         inputs = [requests_hash(cascade.data, work.requests.take(piece)) for piece in pieces]
         return cls(cascade=cascade, work=work, parts=parts, pieces=pieces, inputs=inputs)
@@ -96,6 +103,14 @@ class Job:
         self.parts.write(number, frame, self.inputs[number])
         funnel.add(lists, requests)
         return funnel
+
+    def exposed(self, folder: Path, run: Path, *, overwrite: bool) -> Self:
+        """The final lists, where there are exposure targets: chosen from all the lists of full length at one time."""
+        if self.cascade.reranker is None or self.cascade.reranker.config.exposure is None:
+            return self
+        ids, inputs = [self.work.ids.gather(piece) for piece in self.pieces], fingerprint(self.inputs)
+        parts = expose(self.cascade, self.parts, folder, ids, inputs=inputs, run=run, overwrite=overwrite)
+        return replace(self, parts=parts, inputs=[inputs] * len(ids))
 
     def finish(self, seconds: float, *, made: bool) -> dict[str, Any]:
         """DONE: that every request has its list once and nobody else has one, and how long the last parts took."""

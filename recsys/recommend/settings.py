@@ -10,6 +10,7 @@ from recsys.data.mined import MineConfig
 from recsys.data.split import STAGES, order_value
 from recsys.errors import InputError
 from recsys.models.decision import DecisionConfig
+from recsys.recommend.rerank import RerankConfig
 from recsys.retrieval.kinds import IndexConfig
 from recsys.retrieval.lexical import LexicalConfig
 from recsys.tables import DataConfig
@@ -41,6 +42,8 @@ class InferRun:
     """Folder of an earlier round of mining, to tell how much is new (stage mine)."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
+    rerank: RerankConfig | None = None
+    """How users' lists are made diverse and fair to the long tail (stage recommend); null: not at all."""
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None

@@ -31,6 +31,12 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"}
 VARIABLES |= {colour: f"loud-{i}" for i, colour in enumerate(LOUD, 1)}
 VARIABLES |= {colour: f"quiet-{i}" for i, colour in enumerate(QUIET, 1)}
 
+PAPER = dict(zip(VARIABLES, (
+    "#18202b", "#56616f", "#dfe3e9", "#2b74c0", "#d4691a", "#7a4fb5", "#5f8a1c", "#b03a63", "#16807a",
+    "#8b95a3", "#596574", "#b0a38f",
+), strict=True))  # fmt: skip
+"""What the variables are on the light page (template.html), for a figure that stands alone."""
+
 UNITS_PER_INCH = 72  # matplotlib's SVG units
 WIDTH = 490  # of a figure in CSS pixels: about what it gets on the page, so that 12 units of text are 12 pixels
 MAIN_METRICS = (
@@ -107,8 +113,8 @@ def draw_curves(curves: Sequence[Curve], *, title: str, size: tuple[int, int] = 
         axes.set_xlabel("step", color=MUTED)
         axes.locator_params(axis="x", integer=True, nbins=7)
         axes.ticklabel_format(axis="x", style="plain", useOffset=False)
-        _legend(axes, len(curves))
-        return _svg(figure, title)
+        add_legend(axes, len(curves))
+        return to_svg(figure, title)
 
 
 def draw_bars(
@@ -133,8 +139,8 @@ def draw_bars(
         axes.margins(y=0.1)
         axes.set_xticks(range(len(groups)), groups, fontsize=12, color=INK)
         axes.tick_params(axis="x", length=0)
-        _legend(axes, len(series))
-        return _svg(figure, title)
+        add_legend(axes, len(series))
+        return to_svg(figure, title)
 
 
 def draw_shares(
@@ -173,8 +179,8 @@ def draw_shares(
             axis.set_label_text(name, color=MUTED)
         axes.set(xlim=(0, top), ylim=(0, top))
         axes.tick_params(axis="x", pad=6)
-        _legend(axes, len(lines))
-        return _svg(figure, title)
+        add_legend(axes, len(lines))
+        return to_svg(figure, title)
 
 
 def _root(values: np.ndarray) -> np.ndarray:
@@ -274,7 +280,14 @@ def needs_extra(package: str) -> InputError:
 
 @contextmanager
 def _axes(size: tuple[int, int]) -> Iterator[tuple["Figure", "Axes"]]:
-    """A quiet pair of axes, without pyplot and its global state."""
+    """A quiet pair of axes."""
+    with open_panels(size, 1) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def open_panels(size: tuple[int, int], count: int, columns: int = 3) -> Iterator[tuple["Figure", list["Axes"]]]:
+    """A figure with so many quiet pairs of axes, without pyplot and its global state; `size` in CSS pixels."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -283,16 +296,19 @@ def _axes(size: tuple[int, int]) -> Iterator[tuple["Figure", "Axes"]]:
     settings: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 12}
     with rc_context(settings):
         figure = Figure(figsize=(size[0] / UNITS_PER_INCH, size[1] / UNITS_PER_INCH), layout="constrained")
-        axes = figure.subplots()
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(GRID)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, colors=MUTED)
-        yield figure, axes
+        rows = -(-count // columns)
+        panels = [figure.add_subplot(rows, min(count, columns), number + 1) for number in range(count)]
+        for axes in panels:
+            axes.spines[["top", "right", "left"]].set_visible(False)
+            axes.spines["bottom"].set_color(GRID)
+            axes.grid(axis="y", color=GRID, linewidth=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0, colors=MUTED)
+        yield figure, panels
 
 
-def _legend(axes: "Axes", entries: int) -> None:
+def add_legend(axes: "Axes", entries: int) -> None:
+    """What each line is, above the axes."""
     if entries < 2:  # the caption says what it is
         return
     columns = entries if entries <= 4 else 3
@@ -314,7 +330,24 @@ def _cycle(colours: Sequence[str]) -> Iterator[str]:
         yield from colours
 
 
-def _svg(figure: "Figure", title: str) -> str:
+def to_png(figure: "Figure") -> bytes:
+    """The figure on white paper, in the colours of the light page."""
+    from matplotlib.colors import to_hex
+
+    figure.draw_without_rendering()  # ticks are made when they are drawn
+    for artist in figure.findobj():
+        for part in ("color", "markerfacecolor", "markeredgecolor", "facecolor", "edgecolor"):
+            read, write = (getattr(artist, f"{verb}_{part}", None) for verb in ("get", "set"))
+            colour = read() if read and write else None
+            name = to_hex(colour) if isinstance(colour, str | tuple) and colour != "none" else ""
+            if write and name in PAPER:
+                write(PAPER[name])
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * UNITS_PER_INCH, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_svg(figure: "Figure", title: str) -> str:
     """The figure as an SVG element that scales to its box, with CSS variables in place of colours."""
     from matplotlib import rc_context
 

@@ -14,6 +14,7 @@ import polars as pl
 from recsys.errors import InputError
 from recsys.reports.ablation import read_ablation
 from recsys.reports.cascade import count, describe_set, milliseconds, read_cascade
+from recsys.reports.fairness import read_fairness
 from recsys.reports.figures import (
     MAIN_METRICS,
     WIDTH,
@@ -28,6 +29,7 @@ from recsys.reports.figures import (
 )
 from recsys.reports.files import open_template, read_json, read_lines, read_text, replace_file
 from recsys.reports.pruning import pruning_section
+from recsys.reports.tradeoff import draw_panels, read_tradeoff
 
 FILES = (
     "config.yaml",
@@ -175,11 +177,18 @@ def _read_sections(run: Path, show_ids: bool) -> dict[str, Any]:
         "training": draw_training(read_lines(run / "metrics.jsonl")),
         "results": _results(run / "results.json"),
         "cascade": read_cascade(read_json(run / "results.json") or {}, str(run / "results.json")),
+        "fairness": read_fairness(read_json(run / "results.json") or {}, str(run / "results.json")),
         "ablation": read_ablation(read_json(run / "ablation.json"), str(run / "ablation.json")),
+        "tradeoff": _tradeoff(run / "tradeoff.json"),
         "pruning": pruning_section(read_json(run / "pruning.json"), str(run / "pruning.json")),
         "cards": _cards(run / "samples.json", show_ids),
         "dropped": _count_dropped(run / "dropped"),
     }
+
+
+def _tradeoff(path: Path) -> dict[str, Any] | None:
+    prices = read_tradeoff(read_json(path), str(path))
+    return None if prices is None else {"prices": prices, "figures": draw_panels(prices)}
 
 
 def _count_dropped(folder: Path) -> dict[str, int]:

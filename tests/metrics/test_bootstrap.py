@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from recsys.metrics import bootstrap
-from recsys.metrics.bootstrap import Interval, paired_bootstrap
+from recsys.metrics.bootstrap import (
+    Interval,
+    centred_interval,
+    mean_interval,
+    paired_bootstrap,
+    ratio_interval,
+    resample_weights,
+)
 
 
 def plain_bootstrap(differences: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -58,3 +65,29 @@ def test_without_a_difference_nothing_is_known():
     found = paired_bootstrap(np.zeros(0))
     assert np.isnan([found.mean, found.low, found.high]).all()
     assert found.sign == 0
+
+
+def test_one_set_of_draws_gives_means_and_their_intervals():
+    weights = resample_weights(4, resamples=500)
+    assert weights.shape == (500, 4)
+    assert (weights.sum(1) == 4).all()
+    values = np.array([1.0, np.nan, 3.0, 5.0])
+    found = mean_interval(values, weights)
+    assert found.mean == 3.0
+    assert 1.0 <= found.low < 3.0 < found.high <= 5.0
+    first = weights[0]
+    assert mean_interval(values, weights[:1]).low == pytest.approx(
+        (first * np.nan_to_num(values)).sum() / first[[0, 2, 3]].sum()
+    )
+
+
+def test_a_ratio_is_that_of_the_same_draws():
+    weights, base = resample_weights(50), np.random.default_rng(0).random(50)
+    found = ratio_interval(0.9 * base, base, weights)  # a tenth is lost in every resample
+    assert [found.mean, found.low, found.high] == pytest.approx([-0.1] * 3, abs=1e-6)
+    assert np.isnan(ratio_interval(base, np.zeros(50), weights).mean)
+
+
+def test_a_centred_interval_lies_about_the_point():
+    found = centred_interval(0.5, np.array([0.2, 0.3, 0.4]), level=1.0)
+    assert [found.mean, found.low, found.high] == pytest.approx([0.5, 0.4, 0.6])

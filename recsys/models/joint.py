@@ -108,7 +108,7 @@ class JointEncoder(nn.Module):
         """[n, D] of each source, for each distinct item."""
         found = {} if self.item is None else {"item": self.item(vectors)}
         told = {
-            "text": (self.words, batch.text_vector, None),
+            "text": (self.words, batch.text_vector, batch.text_known),
             "image": (self.picture, batch.image_vector, batch.image_known),
         }
         for name, missing in self.missing.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import TextBatch
@@ -15,7 +16,7 @@ from recsys.data.features import Features, Texts, note_readers
 from recsys.data.images import Images, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batch
-from recsys.data.text import load_tokenizer
+from recsys.data.text import load_tokenizer, plain_backend
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
@@ -58,6 +59,20 @@ class TextReader:
         found = self.tokenizer([text], truncation=True, max_length=self.encoder.max_tokens, return_tensors="pt")
         batch = TextBatch(ids=found["input_ids"], mask=found["attention_mask"].bool())
         return Texts(vectors=self.encoder(batch).numpy())
+
+    def tokens(self, texts: list[str]) -> TextBatch:
+        """Texts that are worth no cache, with their special tokens."""
+        backend = plain_backend(self.tokenizer, self.encoder.max_tokens)
+        pad = self.tokenizer.pad_token_id or 0
+        ids = [torch.tensor(one.ids or [pad]) for one in backend.encode_batch_fast(texts)]
+        lengths = torch.tensor([len(one) for one in ids])
+        padded = pad_sequence(ids, batch_first=True, padding_value=pad)
+        return TextBatch(ids=padded, mask=torch.arange(padded.shape[1]) < lengths[:, None])
+
+    def read_all(self, texts: list[str]) -> np.ndarray:
+        """[n, W] float32 vectors of texts, kept nowhere."""
+        tokens = self.tokens(texts)
+        return encode_all(self.encoder, lambda rows: tokens.take(torch.from_numpy(rows)), tokens.mask.sum(1).numpy())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What attention looks at, for comparison with what carries a score: a weight is no proof that anything depends on it."""
+"""What attention looks at, for comparison with what carries a score: a weight proves not that anything depends on it."""
 
 import math
 from collections.abc import Generator
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from recsys.recommend.counterfactual import Counterfactuals
-from recsys.recommend.deletions import Asked, entry_keys
+from recsys.recommend.deletions import entry_keys
 
 
 class _Watch(TorchFunctionMode):
@@ -71,9 +71,3 @@ def _by_entry(keys: np.ndarray, weights: np.ndarray) -> dict[int, float]:
     for key, weight in zip(keys.tolist(), weights.tolist(), strict=False):
         found[key] = found.get(key, 0.0) + weight
     return found
-
-
-def attention_order(asked: Asked, attention: dict[int, float]) -> float:
-    """The weight of the one unit that is gone; 0 for what is no entry of the history."""
-    (unit,) = asked.gone
-    return attention.get(unit.at, 0.0) if unit.kind == "history" else 0.0

@@ -173,8 +173,8 @@ class Counterfactuals:
         return Said(items=items, dense=dense, lexical=self._lexical(block, items))
 
     def _lexical(self, block: _Block, items: np.ndarray) -> np.ndarray:
-        """[B, C] BM25: the sum over the query's words that are left on both sides; that an item's text is shorter by what
-        is gone of it is not counted.
+        """[B, C] BM25: the sum over the query's words that are left on both sides; that an item's text is shorter by
+        what is gone of it is not counted.
         """
         found = np.zeros(items.shape)
         if self.cascade.hybrid is None:

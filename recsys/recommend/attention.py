@@ -1,4 +1,4 @@
-"""What attention looks at, for comparison with what carries a score: a weight proves not that anything depends on it."""
+"""What attention looks at, for comparison with what carries a score: a weight is no proof of an effect."""
 
 import math
 from collections.abc import Generator

@@ -12,8 +12,8 @@ from recsys.recommend.counterfactual import Counterfactuals
 from recsys.recommend.deletions import Asked, Unit
 from recsys.recommend.evidence import Explainer
 
-_STEPS = 10
-_RANDOM = 5
+_STEPS = 5
+_RANDOM = 3
 """Random orders of the pieces of each recommendation."""
 _MOST_WORDS = 40
 _WHOLE = tuple(Unit.source(name) for name in ("text", "profile", "context", "history"))
@@ -39,9 +39,7 @@ class Tested:
         return asdict(self)
 
 
-def measure(
-    explainer: Explainer, without: Counterfactuals, pairs: Sequence[Pair], seed: int = 0
-) -> list[Tested]:
+def measure(explainer: Explainer, without: Counterfactuals, pairs: Sequence[Pair], seed: int = 0) -> list[Tested]:
     """Deletion and insertion of the evidence of (request, item) pairs."""
     base, parts = without.scores([Asked(*pair) for pair in pairs]), explainer.gradients(without, pairs)
     whole = [[unit for unit in own if unit not in _WHOLE] for own in explainer.units(without, pairs, parts)]

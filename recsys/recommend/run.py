@@ -1,4 +1,4 @@
-"""The inference stages: candidates, mine, teach, recommend, search, export. Each reads files and writes files."""
+"""The inference stages, from candidates to export. Each reads files and writes files."""
 
 import hashlib
 import json
@@ -23,6 +23,7 @@ from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
+from recsys.recommend.explain import ExplainConfig, describe_items, explain_lists
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.quality import write_quality
 from recsys.recommend.samples import write_samples
@@ -38,7 +39,7 @@ from recsys.retrieval.mine import mine, print_audit
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
-STAGES = ("candidates", "mine", "teach", "recommend", "search", "export")
+STAGES = ("candidates", "mine", "teach", "recommend", "search", "explain", "describe", "export")
 """What `infer` can be asked to do."""
 
 
@@ -68,6 +69,8 @@ class InferRun:
     """Folder of an earlier round of mining, to tell how much is new (stage mine)."""
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+    """How lists are explained, and who writes the sentences (stages explain and describe)."""
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None
@@ -163,6 +166,15 @@ def run_stage(name: str, config: InferRun) -> Path:
             return _recommend(config)
         case "search":
             return _search(config)
+        case "explain":
+            cascade = _open(config, _searched(config.data), config.lexical)
+            until = config.data.history.until
+            return explain_lists(cascade, config.folder, config.explain, until, overwrite=config.overwrite)
+        case "describe":
+            cascade = _open(config, config.data, lexical=None)
+            return describe_items(
+                cascade, config.folder, config.explain, part=config.part, overwrite=config.overwrite
+            )  # fmt: skip
         case "export":
             return _export(config)
         case _:
@@ -215,10 +227,7 @@ def _recommend(config: InferRun) -> Path:
 
 
 def _search(config: InferRun) -> Path:
-    data = config.data
-    if "queries" in data.tables and "relevance" not in data.tables:
-        tables = {**data.tables, "relevance": ""}  # the root's relevance is of other queries
-        data = replace(data, tables=tables, relevance=replace(data.relevance, match=None))
+    data = _searched(config.data)
     cascade, folder = _open(config, data, config.lexical), _output(config, "results")
     if cascade.fusion_fault():
         print(cascade.fusion_fault(), file=sys.stderr)
@@ -238,6 +247,14 @@ def _search(config: InferRun) -> Path:
     if config.evaluate and until in SPLITS and work.has_answers:
         _report_quality(config, cascade, work, written, group=f"{until}_query", baselines={})
     return folder
+
+
+def _searched(data: DataConfig) -> DataConfig:
+    """The data with no relevance where its queries are others than the root's."""
+    if "queries" not in data.tables or "relevance" in data.tables:
+        return data
+    tables = {**data.tables, "relevance": ""}
+    return replace(data, tables=tables, relevance=replace(data.relevance, match=None))
 
 
 def _export(config: InferRun) -> Path:

@@ -14,6 +14,16 @@ PIECES = ("history", "query", "field", "word", "context")
 _WHOLE = ("text", "context", "history")
 """Sources that are named where none of their pieces can be."""
 _SIGHT = ("image", "reviews", "ads")
+_SAYS = {
+    "history": "bought buy chose chosen had looked watched before 买购选看过之前",
+    "query": "search searched searching 搜索过",
+    "context": "moment now 此刻",
+    "image": "how look looks picture 外观",
+    "reviews": "review reviews latest 最近评价",
+    "ads": "ad advertised now 广告",
+}
+"""Words that only who has evidence of a kind, or of a source, may use."""
+_POPULAR = "popular many people 很多人喜欢"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +44,8 @@ class Facts:
     @property
     def allowed(self) -> list[str]:
         """Every text that a sentence may quote from."""
-        told = (text for one in self.evidence for text in (one.name, one.value) if text)
-        return [self.title, self.text, *self.row, *self.row.values(), *told]
+        told = [text for one in self.evidence for text in (one.name, one.value, _says(one)) if text]
+        return [self.title, self.text, *self.row, *self.row.values(), *told, *([_POPULAR] if self.popular else [])]
 
 
 def facts_of(
@@ -56,6 +66,11 @@ def nameable(evidence: Sequence[Evidence], personal: Mapping[str, object]) -> li
     pieces = [one for one in tested if (one.kind in PIECES and one.value) or _is(one, _SIGHT)]
     whole = [one for one in tested if _is(one, _WHOLE)]
     return sorted(pieces, key=lambda one: -one.worth) + sorted(whole, key=lambda one: -one.worth)
+
+
+def _says(one: Evidence) -> str:
+    kind = one.name if one.kind == "source" else "query" if one.name == "search" else one.kind
+    return _SAYS.get(kind, "")
 
 
 def _is(one: Evidence, names: Sequence[str]) -> bool:

@@ -9,16 +9,13 @@ _BOUGHT = ("purchase", "buy", "bought", "order")
 _MOST_WORDS = 3
 
 _ENGLISH_WORDS = (
-    "a an and are as at because been before but by can chose did do first follows for found from good had has have in "
-    "into is it its just latest like look looked looks many matches moment more most new not now of on one or our "
-    "people pick picked popular s say says searched see so such suits text than that the their them these they this "
-    "those to too used very was we were what when which who will with words you your yours bought reviews review "
-    "description advertised search offers offer comes here find well made makes also while there ideal perfect great "
-    "only"
+    "a an and are as at because been but by can did do follows for found from good had has have here in into is it its "
+    "just like matches of on one or our pick picked s say says see so such suits text than that the their them there "
+    "these they this those to too used very was well were what when which while who will with you your yours "
+    "description"
 )
 _CHINESE_CHARACTERS = (
-    "因为您你买购过选看搜索了的是它在与和及或相符这款一件个很多人喜欢最近评价说好广告正热门外观描述文字符合此刻推荐为给"
-    "之前里有适来自特点作由以并且也就把对其于让我们"
+    "因为您你了的是它在与和及或相符这款一件个说好正描述文字适合推荐给里有来自特点作由以并且也就把对其于让我们"
 )
 PLAIN = {"en": frozenset(_ENGLISH_WORDS.split()), "zh": frozenset(_CHINESE_CHARACTERS)}
 """Words, and Chinese characters, that claim nothing of any item; all others must stand in the facts."""

@@ -51,7 +51,7 @@ class ExplainConfig:
     """Longest sentence of the model, in tokens."""
 
     def __post_init__(self) -> None:
-        least = {"top": self.top or 1, "history": self.history, "evidence": self.evidence}
+        least = {"top": 1 if self.top is None else self.top, "history": self.history, "evidence": self.evidence}
         for name, count in {**least, "max_new_tokens": self.max_new_tokens}.items():
             if count < 1:
                 raise InputError(f"explain.{name} is {count}; expected at least 1.")
@@ -98,13 +98,15 @@ class _Stage:
         parts = Parts.open(
             home, fingerprint(*made_from, *model_key(self.config.model)), overwrite=overwrite
         )  # fmt: skip
-        begin = time.perf_counter()
-        for number, record in records.items():
-            if not parts.finished(number):
-                parts.write(number, self._part(number), inputs=record["inputs"])
+        known = read_results(self.folder).get("explanations", {}).get(LISTS[self.key][1])
+        begin, todo = time.perf_counter(), [number for number in records if not parts.finished(number)]
+        for number in todo:
+            parts.write(number, self._part(number), inputs=records[number]["inputs"])
         parts.audit([one["inputs"] for one in records.values()])
-        if self.key == "user_id":
-            self._write_samples(parts)
+        if self.key == "user_id" and (todo or not (self.folder / REASONS).is_file()):
+            self._write_samples()
+        if known is not None and not todo:
+            return known
         return {**self._told(parts), "seconds": time.perf_counter() - begin, "faithfulness": self._tested()}
 
     def _part(self, number: int) -> pl.DataFrame:
@@ -183,7 +185,7 @@ class _Stage:
         pairs = self._pairs(picked[self.key], picked, without.found.items)
         return [one.row() for one in measure(self.explainer, without, pairs)]
 
-    def _write_samples(self, parts: Parts) -> None:
+    def _write_samples(self) -> None:
         """Sentences and words of the lists that samples.json shows."""
         path = self.folder / "samples.json"
         if not path.is_file():
@@ -202,9 +204,18 @@ class _Stage:
 def _samples(wanted: pl.DataFrame, found: Sequence[Explained], told: Sequence[Sentence]) -> list[dict[str, Any]]:
     rows = zip(wanted["user_id"].cast(pl.String), wanted["item_id"].cast(pl.String), found, told, strict=True)
     return [
-        {"id": user, "item_id": item, "reason": sentence.text, "words": [list(word) for word in one.words]}
+        {
+            "id": user, "item_id": item, "reason": sentence.text, "quotes_search": _quotes_search(one, sentence.text),
+            "words": [list(word) for word in one.words],
+        }
         for user, item, one, sentence in rows
     ]  # fmt: skip
+
+
+def _quotes_search(found: Explained, text: str) -> bool:
+    """Whether a sentence holds words that somebody has typed."""
+    typed = (one.value for one in found.evidence if one.kind == "query" or one.name == "search")
+    return any(value in text for value in typed)
 
 
 def describe_items(cascade: Cascade, folder: Path, config: ExplainConfig, *, part: int, overwrite: bool) -> Path:

@@ -23,7 +23,7 @@ from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
-from recsys.recommend.explain import ExplainConfig, describe_items, explain_lists
+from recsys.recommend.explain import REASONS, ExplainConfig, describe_items, explain_lists
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.quality import write_quality
 from recsys.recommend.samples import write_samples
@@ -322,8 +322,8 @@ def _write_lists(config: InferRun, cascade: Cascade, work: Work, folder: Path) -
     pieces = np.split(np.arange(len(work.rows)), range(config.part, len(work.rows), config.part))
     shard, shards = config.share()
     todo = [number for number in range(shard, len(pieces), shards) if not parts.finished(number)]
-    if todo:  # what sources are worth was measured on other lists
-        (config.folder / ABLATION).unlink(missing_ok=True)
+    for name in (ABLATION, REASONS) if todo else ():  # they are of other lists
+        (config.folder / name).unlink(missing_ok=True)
     begin, funnel = time.perf_counter(), Funnel(cascade)
     for number in _progress(todo, f"{work.key.removesuffix('_id')} lists"):
         rows = pieces[number]

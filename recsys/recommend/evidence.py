@@ -6,6 +6,7 @@ left out that integrated gradients propose.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from recsys.recommend.cascade import Cascade, read_sources
 from recsys.recommend.counterfactual import Counterfactuals
 from recsys.recommend.deletions import Asked, Kind, Unit, entry_keys
 from recsys.recommend.gradients import item_words
-from recsys.recommend.words import Words
+from recsys.recommend.words import Words, is_chinese
 from recsys.retrieval.candidates import Found
 
 LEAST = 1e-4
@@ -66,6 +67,18 @@ class Catalogue:
     profile: dict[str, list[str]]
     """Likewise of the users."""
     words: Words
+
+    @cached_property
+    def rows(self) -> list[dict[str, str]]:
+        """Of each item the columns that may be named, with their values: none that the users table has, too."""
+        names = [name for name in self.fields if name not in self.profile]
+        cells = zip(*(self.fields[name] for name in names), strict=True) if names else [()] * len(self.titles)
+        return [{name: cell for name, cell in zip(names, row, strict=True) if cell} for row in cells]
+
+    @cached_property
+    def chinese(self) -> list[bool]:
+        """Of each item, whether its title is Chinese."""
+        return [is_chinese(title) for title in self.titles]
 
     @classmethod
     def of(cls, cascade: Cascade) -> "Catalogue":
@@ -206,10 +219,7 @@ class Explainer:
 
 
 def evidence_frame(found: Sequence[Explained], most: int) -> pl.Series:
-    """The best `most` pieces of each, as a list of structs: kind, name, value, worth."""
-    kind = pl.List(pl.Struct({"kind": pl.String, "name": pl.String, "value": pl.String, "worth": pl.Float32}))
-    rows = [
-        [{"kind": e.kind, "name": e.name, "value": e.value, "worth": e.worth} for e in one.evidence[:most]]
-        for one in found
-    ]
-    return pl.Series("evidence", rows, dtype=kind)
+    """The best `most` pieces of each, as a list of structs: kind, name, value, worth, event."""
+    names = {"kind": pl.String, "name": pl.String, "value": pl.String, "worth": pl.Float32, "event": pl.String}
+    rows = [[{name: getattr(one, name) for name in names} for one in own.evidence[:most]] for own in found]
+    return pl.Series("evidence", rows, dtype=pl.List(pl.Struct(names)))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recsys.recommend.evidence import LEAST, Catalogue, Evidence
-from recsys.recommend.words import is_chinese
 
 Language = Literal["en", "zh"]
 
@@ -52,11 +51,9 @@ def facts_of(
     catalogue: Catalogue, item: int, text: str, evidence: Sequence[Evidence] = (), *, popular: bool = False
 ) -> Facts:
     """Of an item of the catalogue, and what may be named of all evidence of its recommendation."""
-    title = catalogue.titles[item]
-    row = {name: cells[item] for name, cells in catalogue.fields.items() if name not in catalogue.profile}
     return Facts(
-        title=title, language="zh" if is_chinese(title) else "en", row={k: v for k, v in row.items() if v}, text=text,
-        evidence=nameable(evidence, catalogue.profile), popular=popular,
+        title=catalogue.titles[item], language="zh" if catalogue.chinese[item] else "en", row=catalogue.rows[item],
+        text=text, evidence=nameable(evidence, catalogue.profile), popular=popular,
     )  # fmt: skip
 
 

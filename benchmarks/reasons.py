@@ -5,7 +5,8 @@
 RUN has explanations/user or explanations/query (`infer.py explain CONFIG`). COUNT (10,000) of the recommendations are
 told anew, on one thread, five times; the median rate counts. Each sentence is then read by a parser that shares nothing
 with the project's own check: what is quoted, every number, and every word that stands in any item's text or columns
-must stand in the recommendation's evidence or its item's row; and no value of the users table may be named that these lack.
+must stand in the recommendation's evidence or its item's row; and no value of the users table may be named that these
+lack.
 """
 
 import re

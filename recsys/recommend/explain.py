@@ -28,6 +28,7 @@ LISTS = {"user_id": ("recommendations", "user"), "query_id": ("results", "query"
 """By the first column of lists: the folder that they lie in, and that of their explanations below explanations/."""
 REASONS = "reasons.json"
 """Beside samples.json: the sentences and the coloured words of the sampled lists, for the report."""
+_RECIPE = 1  # of evidence and sentences; a change makes old ones unused
 _TOGETHER = 64  # requests that are explained at one time
 
 
@@ -94,7 +95,7 @@ class _Stage:
         """Write the parts that are not there yet; returns what results.json says of them."""
         home = self.folder / "explanations" / LISTS[self.key][1]
         records = self.lists.finished_parts()
-        made_from = self.cascade.fingerprint, asdict(self.config), [one["hash"] for one in records.values()]
+        made_from = _RECIPE, self.cascade.fingerprint, asdict(self.config), [one["hash"] for one in records.values()]
         parts = Parts.open(
             home, fingerprint(*made_from, *model_key(self.config.model)), overwrite=overwrite
         )  # fmt: skip
@@ -222,7 +223,7 @@ def describe_items(cascade: Cascade, folder: Path, config: ExplainConfig, *, par
     """A description and ad copy of every item, from its row; returns FOLDER/descriptions."""
     explainer, home = Explainer(cascade, history=1, words=0), folder / "descriptions"
     sentences = Sentences(catalogue_claims(explainer), open_writer(config.model, config.max_new_tokens))
-    made_from = cascade.data.hash, config.max_new_tokens, model_key(config.model), part
+    made_from = _RECIPE, cascade.data.hash, config.max_new_tokens, model_key(config.model), part
     parts = Parts.open(home, fingerprint(*made_from), overwrite=overwrite)
     for number, rows in enumerate(_pieces(len(cascade.item_ids), part)):
         if not parts.finished(number):

@@ -218,8 +218,8 @@ class Explainer:
         return names[-1]
 
 
-def evidence_frame(found: Sequence[Explained], most: int) -> pl.Series:
-    """The best `most` pieces of each, as a list of structs: kind, name, value, worth, event."""
+def evidence_frame(found: Sequence[Sequence[Evidence]]) -> pl.Series:
+    """Pieces of each recommendation, as a list of structs: kind, name, value, worth, event."""
     names = {"kind": pl.String, "name": pl.String, "value": pl.String, "worth": pl.Float32, "event": pl.String}
-    rows = [[{name: getattr(one, name) for name in names} for one in own.evidence[:most]] for own in found]
+    rows = [[{name: getattr(one, name) for name in names} for one in own] for own in found]
     return pl.Series("evidence", rows, dtype=pl.List(pl.Struct(names)))

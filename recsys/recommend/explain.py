@@ -17,7 +17,7 @@ from recsys.errors import InputError
 from recsys.metrics.long_tail import SEGMENTS, popularity_segments
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.claims import Claims
-from recsys.recommend.evidence import Explained, Explainer, evidence_frame
+from recsys.recommend.evidence import Evidence, Explained, Explainer, evidence_frame
 from recsys.recommend.facts import Facts, facts_of
 from recsys.recommend.faithful import measure
 from recsys.recommend.writer import Sentence, Sentences, model_key, open_writer
@@ -43,7 +43,8 @@ class ExplainConfig:
     words: int = 8
     """Words of an item's text that are left out, of those with the largest integrated gradients; 0: none."""
     evidence: int = 5
-    """Pieces of evidence that are kept with each recommendation, the best first."""
+    """Pieces of evidence that are kept with each recommendation, the best first; and as many again that a reason may
+    name, where these are others."""
     tested: int = 200
     """Recommendations on which deletion and insertion of the evidence are measured; 0: none."""
     model: str | None = None
@@ -119,9 +120,10 @@ class _Stage:
     def _some(self, lists: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
         wanted = self._wanted(lists, ids)
         found = self.explain(ids, wanted)
-        told = self.sentences.write(self.facts(found))
+        facts = self.facts(found)
+        told = self.sentences.write(facts)
         return wanted.select(self.key, "rank", "item_id").with_columns(
-            evidence_frame(found, self.config.evidence),
+            evidence_frame([self._kept(one, own) for one, own in zip(found, facts, strict=True)]),
             reason=pl.Series([one.text for one in told], dtype=pl.String),
             written_by=pl.Series([one.by for one in told], dtype=pl.String),
             refused=pl.Series([one.refused for one in told], dtype=pl.Boolean),
@@ -156,13 +158,18 @@ class _Stage:
 
     def facts(self, found: Sequence[Explained]) -> list[Facts]:
         """What may be said of each."""
-        texts, head = self.cascade.data.catalogue.texts, self.head
-        return [
-            facts_of(
-                self.explainer.catalogue, one.item, texts[one.item], one.evidence, popular=bool(head[one.item])
-            )
-            for one in found
-        ]  # fmt: skip
+        catalogue, texts, head = self.explainer.catalogue, self.cascade.data.catalogue.texts, self.head
+        facts = [
+            facts_of(catalogue, one.item, texts[one.item], one.evidence, popular=bool(head[one.item])) for one in found
+        ]
+        return [replace(one, evidence=one.evidence[: self.config.evidence]) for one in facts]
+
+    def _kept(self, one: Explained, facts: Facts) -> list[Evidence]:
+        """The best pieces, and those that the sentence may have named."""
+        best = one.evidence[: self.config.evidence]
+        return sorted(
+            [*best, *(piece for piece in facts.evidence if piece not in best)], key=lambda piece: -piece.worth
+        )
 
     def _told(self, parts: Parts) -> dict[str, Any]:
         """Counts of what was written."""

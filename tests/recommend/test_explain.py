@@ -1,6 +1,7 @@
 """The stages explain and describe: what they write, that they write it once, and what they refuse."""
 
 import json
+import re
 
 import polars as pl
 import pytest
@@ -36,7 +37,10 @@ def test_every_listed_item_has_evidence_and_a_sentence(explained):
         assert frame.select(key, "rank", "item_id").equals(wanted)
         assert frame["reason"].str.len_chars().min() > 5
         assert frame["written_by"].unique().to_list() == ["template"]
-        assert frame["evidence"].list.len().max() == 5
+        assert 5 <= frame["evidence"].list.len().max() <= 10
+        for reason, evidence in frame.select("reason", "evidence").rows():
+            quoted = re.findall(r"“([^”]*)”", reason)
+            assert set(quoted) <= {piece["value"] for piece in evidence if piece["worth"] > 0}
         worths = frame["evidence"].list.eval(pl.element().struct.field("worth"))
         assert all(row == sorted(row, reverse=True) for row in worths.to_list())
 

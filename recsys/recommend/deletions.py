@@ -104,18 +104,22 @@ def users_without(batch: UserBatch, gone: Sequence[Gone], lengths: Sequence[int]
     profile, number, context = batch.profile, batch.profile_number, batch.context
     columns = [(row, at) for row, one in enumerate(gone) for at in numbers_of(one, "profile")]
     profile, number = _columns_without(profile, number, columns, sizes)
-    context = None if context is None else context.clone()
-    for row, one in enumerate(gone):
-        if context is not None and hides(one, "context"):
-            context[row] = 0
-        for at in numbers_of(one, "context") if context is not None else []:
-            context[row, lengths[row], at] = 0
+    context = None if context is None else _context_without(context.clone(), gone, lengths)
     unknown = torch.tensor([hides(one, "profile") for one in gone])
     return replace(
         batch, context=context,
         profile=None if profile is None else profile.masked_fill(unknown[:, None, None], 0),
         profile_number=None if number is None else number.masked_fill(unknown[:, None], torch.nan),
     )  # fmt: skip
+
+
+def _context_without(context: Tensor, gone: Sequence[Gone], lengths: Sequence[int]) -> Tensor:
+    for row, one in enumerate(gone):
+        if hides(one, "context"):
+            context[row] = 0
+        for at in numbers_of(one, "context"):
+            context[row, lengths[row], at] = 0
+    return context
 
 
 def items_without(batch: ItemBatch, gone: Sequence[Gone], sizes: Sequence[int]) -> ItemBatch:

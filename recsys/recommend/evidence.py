@@ -144,8 +144,7 @@ class Explainer:
         if query >= 0 and data.queries is not None:
             found += [Unit("query", at) for at in range(len(self.catalogue.words.spans(data.queries.texts[query])))]
         if user >= 0:
-            known = [*(data.profile[user] > 0).any(-1).tolist(), *(~np.isnan(data.profile_number[user])).tolist()]
-            found += [Unit("profile", at) for at, there in enumerate(known) if there]
+            found += [Unit("profile", at) for at in _known(data.profile[user], data.profile_number[user])]
         moment = without.pasts[request].next_context[-1]
         found += [Unit("context", at) for at in np.flatnonzero(moment > 0).tolist()]
         return [*found, *(unit for unit in self.sources if unit.of_request)]
@@ -154,8 +153,7 @@ class Explainer:
         """What can be taken from an item: the words that gradients propose, known columns, sources."""
         best = np.argsort(-part, kind="stable")[: self.words]
         data = self.cascade.data.catalogue
-        known = [*(data.category[item] > 0).any(-1).tolist(), *(~np.isnan(data.number[item])).tolist()]
-        fields = [Unit("field", at) for at, there in enumerate(known) if there]
+        fields = [Unit("field", at) for at in _known(data.category[item], data.number[item])]
         words = [Unit("word", at) for at in np.sort(best).tolist()]
         return [*words, *fields, *(unit for unit in self.sources if not unit.of_request)]
 
@@ -216,6 +214,11 @@ class Explainer:
         if had or not names:
             return had[-1] if had else "target"
         return names[-1]
+
+
+def _known(codes: np.ndarray, numbers: np.ndarray) -> list[int]:
+    """Which columns hold something: [C, V] codes of categories, then [M] numbers."""
+    return np.flatnonzero(np.concatenate([(codes > 0).any(-1), ~np.isnan(numbers)])).tolist()
 
 
 def evidence_frame(found: Sequence[Sequence[Evidence]]) -> pl.Series:

@@ -76,7 +76,7 @@ def _word_gradients(reader: TextReader, words: Words, texts: Sequence[str], scor
     encoder, found = reader.encoder, []
     backend = plain_backend(reader.tokenizer, encoder.max_tokens)
     special = torch.tensor(reader.tokenizer.all_special_ids)
-    pad = reader.tokenizer.pad_token_id or 0
+    pad = backend.token_to_id(str(reader.tokenizer.pad_token)) or 0
 
     def forward(ids: Tensor, mask: Tensor, row: Tensor) -> Tensor:
         return score(_pooled(encoder, ids, mask), row)
@@ -93,7 +93,9 @@ def _word_gradients(reader: TextReader, words: Words, texts: Sequence[str], scor
         )  # fmt: skip
         values = parts.sum(-1).double().numpy()
         spans = [encoding.offsets for encoding in backend.encode_batch(some)]
-        found += [_by_word(words.spans(text), *pair) for text, *pair in zip(some, spans, values, strict=True)]
+        found += [
+            _by_word(words.spans(text), *own) for text, own in zip(some, zip(spans, values, strict=True), strict=True)
+        ]
     return found
 
 

@@ -46,7 +46,7 @@ class LexicalSource:
             return np.full((len(self.requests), 1), -1)
         plain = retrieve(cascade.retriever, cascade.index, cascade.items, self.requests.take(rows), cascade.top_k)
         own, _ = self.hybrid.index.search(
-            [self._text(row) for row in rows], min(self.hybrid.config.candidates, len(self.hybrid.index))
+            [self._text(int(row)) for row in rows], min(self.hybrid.config.candidates, len(self.hybrid.index))
         )
         union = unite(plain.items, own)
         found = np.full((len(self.requests), union.shape[1]), -1)
@@ -95,7 +95,7 @@ def evidence(
     others = ahead & (listed_items[:, None, :] != own_items[:, :, None])
     columns = [standardised(own, listed, real), np.log1p(others.sum(-1))]
     if lexical:
-        columns.append(standardised(*lexical, real))
+        columns.append(standardised(lexical[0], lexical[1], real))
     return np.stack(columns, axis=-1).astype(np.float32)
 
 

@@ -63,7 +63,7 @@ class TextReader:
     def tokens(self, texts: list[str]) -> TextBatch:
         """Texts that are worth no cache, with their special tokens."""
         backend = plain_backend(self.tokenizer, self.encoder.max_tokens)
-        pad = self.tokenizer.pad_token_id or 0
+        pad = backend.token_to_id(str(self.tokenizer.pad_token)) or 0
         ids = [torch.tensor(one.ids or [pad]) for one in backend.encode_batch_fast(texts)]
         lengths = torch.tensor([len(one) for one in ids])
         padded = pad_sequence(ids, batch_first=True, padding_value=pad)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsys.config import parse_run
 from recsys.data.features import HIDEABLE
 from recsys.data.requests import search_requests, serving_requests
 from recsys.recommend.cascade import Cascade
@@ -13,6 +14,7 @@ from recsys.recommend.counterfactual import Counterfactuals
 from recsys.recommend.deletions import Asked, Unit
 from recsys.recommend.words import Words
 from recsys.retrieval.lexical import LexicalConfig
+from recsys.training.pruner_run import PrunerRun, train_pruner
 
 
 def users(cascade: Cascade, count: int = 5):
@@ -23,7 +25,7 @@ def queries(cascade: Cascade, count: int = 6):
     return search_requests(cascade.data, "valid").take(np.arange(count))
 
 
-def candidates(without: Counterfactuals, gone: frozenset[Unit] = frozenset()) -> list[Asked]:
+def candidates_of(without: Counterfactuals, gone: frozenset[Unit] = frozenset()) -> list[Asked]:
     return [Asked(row, int(item), gone) for row, items in enumerate(without.found.items) for item in items if item >= 0]
 
 
@@ -43,7 +45,7 @@ def test_with_nothing_gone_the_score_is_the_cascades_own(cascade, ask):
     requests = ask(cascade)
     found, logits = cascade.judge(requests)
     without = Counterfactuals(cascade, requests, Words())
-    scores = without.scores(candidates(without)).reshape(found.items.shape)
+    scores = without.scores(candidates_of(without)).reshape(found.items.shape)
     np.testing.assert_allclose(scores, found.scores if logits is None else logits, rtol=1e-3, atol=1e-4)
 
 
@@ -52,7 +54,7 @@ def test_a_history_without_an_item_is_that_of_somebody_who_never_had_it(cascade)
     without = Counterfactuals(cascade, requests, Words())
     gone = int(without.pasts[2].item[1])
     scores = without.scores(
-        [one for one in candidates(without, frozenset({Unit("history", gone)})) if one.request == 2]
+        [one for one in candidates_of(without, frozenset({Unit("history", gone)})) if one.request == 2]
     )
     histories, data = cascade.data.histories, cascade.data
     first, last = int(histories.offsets[2]), int(histories.offsets[3])
@@ -68,7 +70,7 @@ def test_a_history_without_an_item_is_that_of_somebody_who_never_had_it(cascade)
     asked = requests.take(np.array([2]))
     asked = replace(asked, ends=asked.ends - removed, moments=asked.moments - removed)
     plain = Counterfactuals(other, asked, Words(), found=replace_found(without.found, 2))
-    np.testing.assert_allclose(scores, plain.scores(candidates(plain)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(scores, plain.scores(candidates_of(plain)), rtol=1e-3, atol=1e-4)
 
 
 def replace_found(found, row):
@@ -82,9 +84,9 @@ def test_a_source_of_the_request_is_gone_as_if_the_data_set_had_it_not(served, j
     hidden = Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision, hidden=[source])
     without = Counterfactuals(served, users(served), Words())
     plain = Counterfactuals(replace(hidden, items=served.items), users(served), Words(), found=without.found)
-    scores = without.scores(candidates(without, frozenset({Unit.source(source)})))
-    np.testing.assert_allclose(scores, plain.scores(candidates(plain)), rtol=1e-3, atol=1e-4)
-    assert np.abs(scores - without.scores(candidates(without))).max() > 1e-4
+    scores = without.scores(candidates_of(without, frozenset({Unit.source(source)})))
+    np.testing.assert_allclose(scores, plain.scores(candidates_of(plain)), rtol=1e-3, atol=1e-4)
+    assert np.abs(scores - without.scores(candidates_of(without))).max() > 1e-4
 
 
 def test_a_word_of_the_query_is_gone_as_if_it_had_not_been_asked(cascade):
@@ -100,8 +102,8 @@ def test_a_word_of_the_query_is_gone_as_if_it_had_not_been_asked(cascade):
     gone = Counterfactuals(base, requests, Words(), found=without.found)
     if cascade.hybrid is not None:
         plain.lexical.pool = gone.lexical.pool  # what was proposed stays, and with it what scores are measured over
-    scores = gone.scores(candidates(without, frozenset({Unit("query", 1)})))
-    np.testing.assert_allclose(scores, plain.scores(candidates(plain)), rtol=1e-3, atol=1e-4)
+    scores = gone.scores(candidates_of(without, frozenset({Unit("query", 1)})))
+    np.testing.assert_allclose(scores, plain.scores(candidates_of(plain)), rtol=1e-3, atol=1e-4)
 
 
 def without_searches(cascade: Cascade) -> Cascade:
@@ -133,3 +135,22 @@ def test_many_at_once_are_each_as_if_alone(cascade):
     asked = [Asked(row, int(without.found.items[row, 0]), frozenset({unit})) for row in range(5) for unit in units]
     alone = [without.scores([one])[0] for one in asked]
     np.testing.assert_allclose(without.scores(asked), alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_pruner_that_reads_the_words_of_pairs_reads_them_without_a_word(journey, tmp_path, late):
+    text = {**journey.retriever["text"], "max_tokens": 32}
+    model = {**journey.pruner, "text": text, **({"late": True, "evidence": "after"} if late else {})}
+    candidates = f"{journey.folder}/runs/infer/candidates"
+    config = journey.write("pruner", name=f"pairs_{late}", candidates=candidates, model=model)
+    run = train_pruner(parse_run(PrunerRun, [str(config), f"--runs={tmp_path}"]))
+    one = journey.infer(f"--pruner={run}", output=tmp_path)
+    cascade = Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision)
+    for requests in (users(cascade, 3), queries(cascade, 3)):
+        _, logits = cascade.judge(requests)
+        without = Counterfactuals(cascade, requests, Words())
+        base = without.scores(candidates_of(without))
+        np.testing.assert_allclose(base.reshape(logits.shape), logits, rtol=1e-3, atol=1e-4)
+    for kind in ("word", "query"):
+        changed = without.scores(candidates_of(without, frozenset({Unit(kind, 0)})))
+        assert np.abs(changed - base).max() > 1e-4

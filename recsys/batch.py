@@ -79,6 +79,7 @@ class ItemBatch(Batch):
     index: Tensor  # [n] int64, row in the items table; -1 for an item the model has not seen in training
     text: TextBatch | None = None  # [n, T], for an encoder that is trained
     text_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
+    text_known: Tensor | None = None  # [n] bool, False where the words are hidden; None: they are everywhere
     image: Tensor | None = None  # [n, 3, P, P] uint8, for an encoder that is trained
     image_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
     image_known: Tensor | None = None  # [n] bool, False where there is no picture, or none that can be read
@@ -176,6 +177,7 @@ class PrunerBatch(Batch):
     reviews: NoteBatch | None = None  # None: no such source
     ads: NoteBatch | None = None
     rank: Tensor | None = None  # [B, K] int64 place in the retriever's list; None: the column (nothing was left out)
+    evidence: Tensor | None = None  # [B, K, E] float32 `retriever_evidence` of a longer list; None: of these candidates
     pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained
     apart: ApartBatch | None = None  # the same words, each text by itself, for late interaction
     tokens: int = 0  # real tokens or states in this batch, for the rate that is logged

@@ -29,6 +29,8 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   teach        the pruner's logits for train queries, for a retriever's teacher.logits
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
+                  explain      what carried each place of the lists that are there, and a sentence for it
+                  describe     a description and ad copy of every item, from its row
                   export       the text tower for sentence-transformers
   recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
                   before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart

@@ -98,7 +98,7 @@ def test_no_file_is_named_for_nothing() -> None:
     assert not [path for path in paths if path.stem.removeprefix("test_") in FORBIDDEN_NAMES]
 
 
-@pytest.mark.parametrize("library", ["wandb", "faiss", "bm25s", "onnx", "matplotlib"])
+@pytest.mark.parametrize("library", ["wandb", "faiss", "bm25s", "onnx", "matplotlib", "captum"])
 def test_a_heavy_library_has_one_importing_file(library: str) -> None:
     importers = {path for path in SOURCES for name in imports(path) if name.split(".")[0] == library}
     assert len(importers) <= 1, importers

@@ -17,8 +17,11 @@ from recsys.data.sources.shop import write_shop
 from recsys.data.split import VALID
 from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade
+from recsys.recommend.counterfactual import Counterfactuals
+from recsys.recommend.deletions import Asked, Unit
 from recsys.recommend.recommender import Recommender
 from recsys.recommend.settings import InferRun
+from recsys.recommend.words import Words
 
 ROLES = {
     "items": {"text": ["title"], "category": ["category"], "number": ["price"], "image": "image"},
@@ -209,3 +212,27 @@ def test_other_lists_take_away_what_was_measured_on_the_last_ones(folder):
     assert path.exists()  # the lists are there, and stay
     assert main(["infer", "recommend", f"{folder}/infer.yaml", "--candidates=21", "--overwrite=true"]) == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("source", ["reviews", "ads"])
+def test_what_is_said_of_a_candidate_is_taken_from_it_as_from_all(folder: Path, source: str) -> None:
+    """A piece of evidence that is taken away is missing in the way that the ablation knows."""
+    whole, hidden = opened(folder), opened(folder, hidden=(source,))
+    requests = user_requests(whole.data, VALID).take(np.arange(6))
+    without = Counterfactuals(whole, requests, Words())
+    items = without.found.items[:, :8]
+    asked = [Asked(row, int(item), frozenset({Unit.source(source)})) for row, own in enumerate(items) for item in own]
+    found, logits = hidden.judge(requests)
+    plain = [logits[row, np.flatnonzero(found.items[row] == item)[0]] for row, own in enumerate(items) for item in own]
+    np.testing.assert_allclose(without.scores(asked), plain, rtol=1e-4, atol=1e-5)
+    assert np.abs(without.scores(asked) - without.scores([Asked(one.request, one.item) for one in asked])).max() > 1e-5
+
+
+def test_a_picture_is_taken_from_one_item_alone(folder: Path) -> None:
+    whole = opened(folder)
+    without = Counterfactuals(whole, user_requests(whole.data, VALID).take(np.arange(2)), Words())
+    first, second = without.found.items[0, :2].tolist()
+    base = without.scores([Asked(0, first), Asked(0, second)])
+    changed = without.scores([Asked(0, first, frozenset({Unit.source("image")})), Asked(0, second)])
+    assert abs(changed[0] - base[0]) > 1e-6
+    assert changed[1] == pytest.approx(base[1], abs=1e-6)

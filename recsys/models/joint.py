@@ -5,7 +5,7 @@ itself, so that what it is worth does not depend on which others stand beside it
 """
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -107,8 +107,8 @@ class JointEncoder(nn.Module):
     def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
         """[n, D] of each source, for each distinct item."""
         found = {} if self.item is None else {"item": self.item(vectors)}
-        told = {
-            "text": (self.words, batch.text_vector, None),
+        told: dict[str, tuple[Any, Tensor | None, Tensor | None]] = {
+            "text": (self.words, batch.text_vector, batch.text_known),
             "image": (self.picture, batch.image_vector, batch.image_known),
         }
         for name, missing in self.missing.items():

@@ -146,7 +146,9 @@ class Pruner(nn.Module):
     def judge(self, batch: PrunerBatch) -> Tensor:
         """[B, K, 1 + G] float32 logits, -inf at padding: of what lists are ordered by, then of each other target."""
         real = batch.candidate >= 0
-        evidence = retriever_evidence(batch, real, lexical=self.lexical)
+        evidence = batch.evidence
+        if evidence is None:
+            evidence = retriever_evidence(batch, real, lexical=self.lexical)
         states = self._text_states(batch, real) if self.joint is None else self.joint(batch, evidence)
         with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             states = self.dropout(self.norm(states.float()))

@@ -133,7 +133,7 @@ class Retriever(nn.Module):
         image = self._image_vectors(batch)
         unused = absent(self.text if text is None else None, self.image if image is None else None)
         sources = self.items.sources_of(batch, text, image)
-        vectors = self._finish(self.items(sources) + unused)
+        vectors = self.normalised(self.items(sources) + unused)
         return vectors if self.dynamic is None else torch.cat([vectors, self.dynamic.states(sources)], dim=-1)
 
     def vectors(self, items: Tensor) -> Tensor:
@@ -164,8 +164,8 @@ class Retriever(nn.Module):
         """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""
         batch, items = self._partly_hidden(batch), self.vectors(items)
         text = self.text_vectors(batch.query_text, batch.query_vector)
-        queries = None if text is None else self._finish(self.items.project_text(text))
-        return self._finish(self.users(batch, items, queries))
+        queries = None if text is None else self.normalised(self.items.project_text(text))
+        return self.normalised(self.users(batch, items, queries))
 
     def _partly_hidden(self, batch: UserBatch) -> UserBatch:
         """In training, profiles and moments of a share `hide` of the users are missing, each drawn by itself."""
@@ -181,7 +181,8 @@ class Retriever(nn.Module):
             context=None if context is None else context.masked_fill(moment[..., None], 0),
         )
 
-    def _finish(self, vectors: Tensor) -> Tensor:
+    def normalised(self, vectors: Tensor) -> Tensor:
+        """The same vectors in float32, of length 1 where the config wants it."""
         return F.normalize(widened(vectors), dim=-1) if self.config.normalize else widened(vectors)
 
 
@@ -223,6 +224,8 @@ class ItemTower(nn.Module):
         """[n, S, D] state of each source; `text` and `image` [n, W] are the states of the items' words and pictures."""
         seen = None if image is None else batch.image_known
         words, picture = self._shown(seen, len(batch.index), batch.index.device)
+        if batch.text_known is not None:
+            words = batch.text_known[:, None] if words is None else words & batch.text_known[:, None]
         found = [self._words(text, words)] if self.reads_text else []
         found += [self._picture(image, picture)] if self.image is not None else []
         found += [self.dropout(contribution(self.category, batch.category))] if self.category is not None else []

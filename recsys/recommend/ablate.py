@@ -13,13 +13,12 @@ import numpy as np
 import polars as pl
 import torch
 
-from recsys.data.features import HIDEABLE
 from recsys.data.requests import Requests, validation_requests
 from recsys.data.split import STAGES
 from recsys.errors import InputError
 from recsys.metrics.bootstrap import Interval, paired_bootstrap
 from recsys.metrics.ranking import ndcg
-from recsys.recommend.cascade import Cascade
+from recsys.recommend.cascade import Cascade, read_sources
 from recsys.recommend.evaluate import SHOWN, list_ranks, padded
 from recsys.recommend.settings import InferRun
 from recsys.results import ABLATION
@@ -95,18 +94,6 @@ def ablate(config: InferRun, *, all_items: bool = False) -> list[Ablation]:
             told = oracle.get(_ORACLE.get(source, source)) if group == "valid" else None
             found.append(_compared(group, source, base[group], _worth(without, requests, base[group].proposed), told))
     return sorted(found, key=lambda one: one.group)
-
-
-def read_sources(cascade: Cascade) -> list[str]:
-    """The sources that the cascade's models read."""
-    data, models = cascade.data, [cascade.retriever.model, *([cascade.pruner.model] if cascade.pruner else [])]
-    there = {
-        "text": any(data.catalogue.texts), "image": any(model.image is not None for model in models),
-        "profile": bool(data.codes.user_category or data.codes.user_number), "context": bool(data.codes.context),
-        "history": data.histories is not None,
-        **{name: cascade.pruner is not None and name in cascade.pruner.features.notes for name in ("reviews", "ads")},
-    }  # fmt: skip
-    return [name for name in HIDEABLE if there[name]]
 
 
 def _open(config: InferRun, all_items: bool, hidden: tuple[str, ...]) -> Cascade:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import polars as pl
 
-from recsys.data.features import Features, Texts
+from recsys.data.features import HIDEABLE, Features, Texts
 from recsys.data.notes import Notes, read_notes
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared, catalogue_hash
@@ -306,6 +306,18 @@ def arranged(lists: Lists, columns: np.ndarray) -> Lists:
         pruner_scores=None if pruned is None else taken(pruned),
         others=None if others is None else np.take_along_axis(others, columns[..., None], 1),
     )  # fmt: skip
+
+
+def read_sources(cascade: Cascade) -> list[str]:
+    """The sources that the cascade's models read."""
+    data, models = cascade.data, [cascade.retriever.model, *([cascade.pruner.model] if cascade.pruner else [])]
+    there = {
+        "text": any(data.catalogue.texts), "image": any(model.image is not None for model in models),
+        "profile": bool(data.codes.user_category or data.codes.user_number), "context": bool(data.codes.context),
+        "history": data.histories is not None,
+        **{name: cascade.pruner is not None and name in cascade.pruner.features.notes for name in ("reviews", "ads")},
+    }  # fmt: skip
+    return [name for name in HIDEABLE if there[name]]
 
 
 def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:

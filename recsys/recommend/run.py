@@ -15,6 +15,7 @@ from recsys.errors import InputError, nearest
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.embedding import embed, index
 from recsys.recommend.evaluate import Quality, evaluate_baselines, evaluate_lists
+from recsys.recommend.explain import REASONS, describe_items, explain_lists
 from recsys.recommend.expose import priced
 from recsys.recommend.fairness import write_fairness
 from recsys.recommend.funnel import Funnel
@@ -34,7 +35,9 @@ from recsys.retrieval.export import export_text_tower
 from recsys.retrieval.mine import mine, print_audit
 from recsys.shards import write_atomic
 
-STAGES = ("embed", "index", "candidates", "mine", "teach", "recommend", "search", "export")
+STAGES = (
+    "embed", "index", "candidates", "mine", "teach", "recommend", "search", "explain", "describe", "export",
+)  # fmt: skip
 """What `infer` can be asked to do."""
 
 _SHARED = ("embed", "recommend", "search")
@@ -61,6 +64,12 @@ def run_stage(name: str, config: InferRun) -> Path:
             return _recommend(config)
         case "search":
             return _search(config)
+        case "explain":
+            cascade, until = open_cascade(config, search=True), config.data.history.until
+            return explain_lists(cascade, config.folder, config.explain, until, overwrite=config.overwrite)
+        case "describe":
+            cascade, explained = open_cascade(config, search=False), config.explain
+            return describe_items(cascade, config.folder, explained, part=config.part, overwrite=config.overwrite)
         case "export":
             return _export(config)
         case _:
@@ -150,8 +159,10 @@ def _write_lists(config: InferRun, job: Job, folder: Path, *, search: bool) -> t
         were there, not of all.
     """
     todo = job.missing(config.share())
-    stale = [config.folder / ABLATION, config.folder / TRADEOFF, job.parts.folder / "DONE", folder / "DONE"]
-    for path in stale if todo else ():  # what was measured on other lists
+    stale = [config.folder / name for name in (ABLATION, TRADEOFF, REASONS)]
+    for path in (
+        [*stale, job.parts.folder / "DONE", folder / "DONE"] if todo else ()
+    ):  # what was measured on other lists
         path.unlink(missing_ok=True)
     begin, found = time.perf_counter(), dict[int, Funnel]()
     opened = (lambda _: job) if config.workers == 1 else partial(Job.in_worker, config, job.parts.folder, search)

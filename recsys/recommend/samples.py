@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from recsys.data.requests import Requests, request_pasts
+from recsys.metrics.long_tail import SEGMENTS, popularity_segments
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.shards import write_atomic
 
@@ -23,16 +25,25 @@ def write_samples(path: Path, cascade: Cascade, requests: Requests, *, count: in
     picked = requests.take(rows)
     lists = cascade.recommend(picked)
     pasts = request_pasts(cascade.retriever.features, picked)
-    users = [_sample(cascade, picked, lists, past.item, row) for row, past in enumerate(pasts)]
+    tail = tail_items(cascade)
+    users = [_sample(cascade, picked, lists, past.item, row, tail) for row, past in enumerate(pasts)]
     write_atomic(path, json.dumps({"users": users}, ensure_ascii=False))
 
 
-def _sample(cascade: Cascade, requests: Requests, lists: Lists, history: np.ndarray, row: int) -> dict[str, Any]:
+def tail_items(cascade: Cascade) -> np.ndarray:
+    """[N] bool: items beyond head and torso (`popularity_segments`), those that nobody has taken among them."""
+    segments = popularity_segments(torch.from_numpy(cascade.data.popularity()))
+    return (segments >= SEGMENTS.index("tail")).numpy()
+
+
+def _sample(
+    cascade: Cascade, requests: Requests, lists: Lists, history: np.ndarray, row: int, tail: np.ndarray
+) -> dict[str, Any]:
     people, roles = cascade.data.tables.users, cascade.config.users
     user, targets = people.row(int(requests.users[row]), named=True), set(requests.target_rows[row].tolist())
 
     def card(item: int) -> dict[str, Any]:
-        return {**_card(cascade, item), "is_target": item in targets}
+        return {**_card(cascade, item), "is_target": item in targets, "is_tail": bool(tail[item])}
 
     return {
         "id": str(user[roles.id]),

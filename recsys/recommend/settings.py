@@ -10,6 +10,7 @@ from recsys.data.mined import MineConfig
 from recsys.data.split import STAGES, order_value
 from recsys.errors import InputError
 from recsys.models.decision import DecisionConfig
+from recsys.recommend.explain import ExplainConfig
 from recsys.recommend.rerank import RerankConfig
 from recsys.retrieval.kinds import IndexConfig
 from recsys.retrieval.lexical import LexicalConfig
@@ -44,6 +45,8 @@ class InferRun:
     """Which candidates are kept; where it says nothing, as the pruner's training run said."""
     rerank: RerankConfig | None = None
     """How users' lists are made diverse and fair to the long tail (stage recommend); null: not at all."""
+    explain: ExplainConfig = field(default_factory=ExplainConfig)
+    """How lists are explained, and who writes the sentences (stages explain and describe)."""
     users: str | None = None
     """CSV or Parquet file with the user ids to serve; null: all users."""
     output: str | None = None

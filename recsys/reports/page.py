@@ -29,6 +29,7 @@ from recsys.reports.figures import (
 )
 from recsys.reports.files import open_template, read_json, read_lines, read_text, replace_file
 from recsys.reports.pruning import pruning_section
+from recsys.reports.reasons import Reasons, Told, read_reasons
 from recsys.reports.tradeoff import draw_panels, read_tradeoff
 
 FILES = (
@@ -88,6 +89,10 @@ class Shown:
     """1-based place among the candidates; 0: it was not one of them."""
     bar: float = 0.0
     """Length of the score's bar in percent of the longest in the list."""
+    is_tail: bool = False
+    """Whether it is of the rarely taken items that hold a fifth of the interactions, or has none."""
+    told: Told | None = None
+    """Why it is recommended, where the run was explained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,8 +301,15 @@ def _cards(path: Path, show_ids: bool) -> list[Card]:
             seen[image] = thumbnail(inside if inside.is_file() else Path(image))
         return seen[image]
 
-    users = _entries(raw, "users", str(path))
-    return [_card(user, at, f"{path}: users[{at}]", picture, show_ids) for at, user in enumerate(users)]
+    users, reasons = _entries(raw, "users", str(path)), read_reasons(path.parent / "reasons.json", show_ids=show_ids)
+    cards = [_card(user, at, f"{path}: users[{at}]", picture, show_ids) for at, user in enumerate(users)]
+    return [_with_reasons(card, user, reasons) for card, user in zip(cards, users, strict=True)]
+
+
+def _with_reasons(card: Card, user: Mapping[str, Any], reasons: Reasons) -> Card:
+    items = zip(card.recommendations, user.get("recommendations") or [], strict=True)
+    told = [replace(one, told=reasons.get((str(user.get("id")), str(raw["item_id"])))) for one, raw in items]
+    return replace(card, recommendations=told)
 
 
 def _card(user: dict[str, Any], at: int, where: str, picture: Callable[[str], str | None], show_ids: bool) -> Card:
@@ -338,6 +350,7 @@ def _shown(entry: Any, where: str, picture: Callable[[str], str | None], places:
         detail=str(entry.get("detail") or ""),
         image=picture(str(entry["image"])) if entry.get("image") else None,
         is_target=bool(entry.get("is_target")),
+        is_tail=bool(entry.get("is_tail")),
         place=places.get(str(entry["item_id"]), 0),
         score=scores["score"],
         retriever_score=scores["retriever_score"],

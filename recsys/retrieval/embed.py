@@ -15,7 +15,8 @@ from recsys.data.features import Features, Local, Texts, note_readers
 from recsys.data.images import Images, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
 from recsys.data.requests import Requests, request_pasts
-from recsys.data.text import load_tokenizer
+from recsys.data.text import load_tokenizer, plain_backend
+from recsys.data.tokens import Tokens, tokenize
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_retriever
@@ -61,6 +62,19 @@ class TextReader:
         batch = TextBatch(ids=found["input_ids"], mask=found["attention_mask"].bool())
         device = next(self.encoder.parameters()).device
         return Texts(vectors=self.encoder(batch.to(device)).cpu().numpy())
+
+    def tokens(self, texts: list[str]) -> TextBatch:
+        """Texts that are worth no cache, with their special tokens."""
+        return self._tokenized(texts).batch(np.arange(len(texts)))
+
+    def read_all(self, texts: list[str]) -> np.ndarray:
+        """[n, W] float32 vectors of texts, kept nowhere."""
+        tokens = self._tokenized(texts)
+        return encode_all(self.encoder, tokens.batch, tokens.lengths)
+
+    def _tokenized(self, texts: list[str]) -> Tokens:
+        backend = plain_backend(self.tokenizer, self.encoder.max_tokens)
+        return tokenize(texts, backend, backend.token_to_id(str(self.tokenizer.pad_token)) or 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,14 @@ def test_a_card_tells_title_details_and_whether_it_was_right(served, users):
         assert right <= {user["target"]["item_id"]}
 
 
+def test_rarely_taken_items_are_marked(served, users):
+    counts = dict(zip(served.item_ids, served.data.popularity().tolist(), strict=True))
+    marks = {item["item_id"]: item["is_tail"] for user in users for item in user["candidates"]}
+    order = sorted(marks, key=lambda item: (-counts[item], item))
+    assert [marks[item] for item in order] == sorted(marks[item] for item in order)
+    assert set(marks.values()) == {True, False}
+
+
 def test_profiles_leave_out_what_is_not_known(users):
     assert all(
         set(user["profile"]) <= {"age", "town", "visits"} and "None" not in user["profile"].values() for user in users

@@ -17,7 +17,6 @@ from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared
 from recsys.data.requests import Requests
 from recsys.errors import InputError
-from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
 from recsys.recommend.score import open_pairs, score_candidates
@@ -33,6 +32,7 @@ from recsys.retrieval.embed import (
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
+from recsys.retrieval.runtime import TORCH, Runtime
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 
@@ -75,7 +75,7 @@ class OpenPruner:
     def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
         """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever."""
         folder = run / "model"
-        model = load_pruner(folder)
+        model = retriever.runtime.load_pruner(folder)
         width, codes = retriever.model.width, Codes.load(folder / "codes.json")
         if model.vector_width != width or _learnt(codes) != _learnt(retriever.data.codes):
             raise InputError(
@@ -131,17 +131,18 @@ class Cascade:
     @classmethod
     def open(
         cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
-        lexical: LexicalConfig | None = None, hidden: Collection[str] = (),
+        lexical: LexicalConfig | None = None, hidden: Collection[str] = (), runtime: Runtime = TORCH,
     ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue, without `hidden` sources.
 
-        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries;
+        `runtime` computes the models.
         """
         if pruner is None and decision != DecisionConfig(top=decision.top):
             name = "probability" if decision.loss is None else "loss"
             remedy = "set pruner: RUN, or decide by decision.top alone"
             raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
-        first = OpenRetriever.open(Path(retriever), config, hidden)
+        first = OpenRetriever.open(Path(retriever), config, hidden, runtime)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
         decided: dict[str, DecisionConfig] = dict.fromkeys(KINDS, decision)
         if second is not None:
@@ -150,7 +151,7 @@ class Cascade:
         items = embed_items(first)
         index = ItemIndex.build(first.vectors(items))
         hybrid = None if lexical is None else Hybrid.open(lexical, first, index, items, top_k)
-        models = [folder_hash(one.folder) for one in (first, second) if one is not None]
+        models = [first.weights(), *([folder_hash(second.folder)] if second is not None else [])]
         decisions = [asdict(one) for one in decided.values()]
         made_from = models, first.data.hash, top_k, decisions, *([hybrid.settings] if hybrid else [])
         return cls(

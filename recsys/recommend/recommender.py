@@ -49,7 +49,12 @@ class Recommender:
         run = Path(run)
         if (run / "infer.yaml").is_file():
             one = parse_run(InferRun, [str(run / "infer.yaml")])
-            return cls(Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision, one.lexical))
+            return cls(
+                Cascade.open(
+                    one.retriever, one.pruner, one.data, one.candidates, one.decision, one.lexical,
+                    runtime=one.open_runtime(),
+                )
+            )  # fmt: skip
         data = read_part(run / "config.yaml", "data", DataConfig) if (run / "config.yaml").is_file() else None
         if data is None:
             raise InputError(f"{run} is no run: it has neither infer.yaml nor a config.yaml with `data`. Train first.")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -31,10 +31,11 @@ from recsys.recommend.teach import teach
 from recsys.results import ABLATION
 from recsys.retrieval.candidates import write_candidates
 from recsys.retrieval.embed import OpenRetriever
-from recsys.retrieval.export import export_text_tower
+from recsys.retrieval.export import ExportConfig, export_onnx, export_text_tower, print_export
 from recsys.retrieval.index import set_search_threads
 from recsys.retrieval.lexical import LexicalConfig
 from recsys.retrieval.mine import mine, print_audit
+from recsys.retrieval.runtime import ONNX, TORCH, Runtime, open_onnx
 from recsys.shards import Parts, fingerprint, write_atomic
 from recsys.tables import DataConfig
 
@@ -81,6 +82,11 @@ class InferRun:
     of each other. The one that finds all parts there checks them and measures."""
     threads: int | None = None
     """CPU threads; null: all cores."""
+    export: ExportConfig = field(default_factory=ExportConfig)
+    """What is written for other programs, or for `runtime` (stage export)."""
+    runtime: Literal["torch", "onnx", "onnx_int8"] = "torch"
+    """What computes text tower, item tower and pruner: torch, or onnxruntime from the files that stage export wrote to
+    onnx/ below the run's folder (recommend, search, candidates, mine, teach; the history's encoder stays in torch)."""
     evaluate: bool = True
     """Where data.history.until names a split, measure the lists against it, beside popularity and Markov."""
     samples: int = 6
@@ -109,6 +115,10 @@ class InferRun:
     def folder(self) -> Path:
         """Of this run."""
         return Path(self.runs) / self.name
+
+    def open_runtime(self) -> Runtime:
+        """What `runtime` names. Raises InputError if the files are not there."""
+        return TORCH if self.runtime == "torch" else open_onnx(self.folder / ONNX, int8=self.runtime == "onnx_int8")
 
     def share(self) -> tuple[int, int]:
         """Which of how many shards, from 0 on."""
@@ -170,7 +180,7 @@ def run_stage(name: str, config: InferRun) -> Path:
 
 
 def _candidates(config: InferRun) -> Path:
-    retriever, folder = OpenRetriever.open(Path(config.retriever), config.data), _output(config, "candidates")
+    retriever, folder = _open_retriever(config), _output(config, "candidates")
     count = write_candidates(
         retriever, folder, top_k=config.candidates, overwrite=config.overwrite, lexical=config.lexical
     )
@@ -181,7 +191,7 @@ def _candidates(config: InferRun) -> Path:
 
 
 def _mine(config: InferRun) -> Path:
-    retriever, folder = OpenRetriever.open(Path(config.retriever), config.data), _output(config, "mined")
+    retriever, folder = _open_retriever(config), _output(config, "mined")
     last = None if config.last_round is None else Path(config.last_round)
     found = mine(retriever, folder, config.mine, last_round=last, overwrite=config.overwrite, part=config.part)
     print(print_audit(found), file=sys.stderr)
@@ -241,13 +251,26 @@ def _search(config: InferRun) -> Path:
 
 
 def _export(config: InferRun) -> Path:
-    """The text encoder as a sentence-transformers folder."""
-    folder = _output(config, "sentence_transformers")
-    return export_text_tower(Path(config.retriever) / "model", folder, overwrite=config.overwrite)
+    """The text encoder as a sentence-transformers folder, or all that ONNX can hold."""
+    retriever, pruner = Path(config.retriever) / "model", Path(config.pruner) / "model" if config.pruner else None
+    if config.export.format == "sentence_transformers":
+        folder = _output(config, "sentence_transformers")
+        return export_text_tower(retriever, folder, overwrite=config.overwrite)
+    folder = _output(config, ONNX)
+    made = export_onnx(retriever, pruner, folder, int8=config.export.int8, overwrite=config.overwrite)
+    print(print_export(made, folder), file=sys.stderr)
+    return folder
 
 
 def _open(config: InferRun, data: DataConfig, lexical: LexicalConfig | None) -> Cascade:
-    return Cascade.open(config.retriever, config.pruner, data, config.candidates, config.decision, lexical)
+    return Cascade.open(
+        config.retriever, config.pruner, data, config.candidates, config.decision, lexical,
+        runtime=config.open_runtime(),
+    )  # fmt: skip
+
+
+def _open_retriever(config: InferRun) -> OpenRetriever:
+    return OpenRetriever.open(Path(config.retriever), config.data, runtime=config.open_runtime())
 
 
 def _output(config: InferRun, name: str) -> Path:

@@ -18,11 +18,12 @@ from recsys.data.requests import Requests, evaluation_batch
 from recsys.data.text import load_tokenizer
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
-from recsys.models.checkpoint import load_retriever
 from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
+from recsys.retrieval.runtime import TORCH, Runtime
+from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 
 
@@ -70,20 +71,30 @@ class OpenRetriever:
     words: TextReader | None
     data: Prepared
     features: Features
+    runtime: Runtime
 
     @classmethod
-    def open(cls, run: Path, config: DataConfig, hidden: Collection[str] = ()) -> "OpenRetriever":
+    def open(
+        cls, run: Path, config: DataConfig, hidden: Collection[str] = (), runtime: Runtime = TORCH
+    ) -> "OpenRetriever":
         """Load RUN/model and prepare the data with the codes that the model was trained on; of `hidden` sources nothing
         is read.
         """
         folder = run / "model"
-        model = load_retriever(folder)
+        model = runtime.load_retriever(folder)
         codes = Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)
         words = TextReader.open(folder, model, config.cache)
         data = prepare(config, codes)
         features = open_features(words, data, config, model.image, hidden=hidden)
-        return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
+        return cls(
+            folder=folder, config=config, model=model, words=words, data=data, features=features, runtime=runtime
+        )
+
+    def weights(self) -> str:
+        """Hash of the model folder, and of the files that are computed with in its stead."""
+        own = folder_hash(self.folder)
+        return fingerprint(own, self.runtime.key) if self.runtime.key else own
 
     def vectors(self, items: np.ndarray) -> np.ndarray:
         """[N, D] the vectors among what `embed_items` gives, for an index."""

@@ -244,7 +244,23 @@ def _from_weights(config: TextConfig) -> PreTrainedModel:
             "custom code and safetensors weights, in a folder, as pkg:NAME, or at Hugging Face within reach."
         ) from error
     check_whole(f"text model {config.model!r}", found["missing_keys"])
+    if config.keep_layers is not None:
+        _keep_layers(model, config.keep_layers, config.model)
     return model
+
+
+def _keep_layers(model: PreTrainedModel, count: int, name: str) -> None:
+    """Leave `count` of the layers of a model, evenly chosen, the first and the last among them."""
+    total = model.config.num_hidden_layers
+    stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == total]
+    if count > total or len(stacks) != 1 or getattr(model.config, "layer_types", None):
+        found = f"it has {total}" if count > total else "its layers are not all of one kind"
+        raise InputError(f"text.keep_layers is {count}, and of text model {name!r} {found}; set it lower, or to null.")
+    kept = set(np.linspace(0, total - 1, count).round().astype(int).tolist())
+    for number in reversed(range(total)):
+        if number not in kept:
+            del stacks[0][number]
+    model.config.num_hidden_layers = count
 
 
 def check_whole(model: str, missing: set[str]) -> None:

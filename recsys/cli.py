@@ -26,10 +26,10 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys infer    STAGE CONFIG [--key=value ...]
                   candidates   what the retriever proposes where the answer is known: the pruner learns from it
                   mine         hard negatives of the train queries and users, for negatives.mined
-                  teach        the pruner's logits for train queries, for a retriever's teacher.logits
+                  teach        logits of the pruner, or of the retriever alone, for train queries: teacher.logits
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
-                  export       the text tower for sentence-transformers
+                  export       the text tower for sentence-transformers; or, for --runtime=onnx, ONNX files of all towers
   recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
                   before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart
   recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts

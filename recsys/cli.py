@@ -24,14 +24,16 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
   recsys validate CONFIG                     what is in the tables, and every fault
   recsys train    CONFIG [--key=value ...]   train a retriever, a pruner or a text model (mlm); runs/NAME holds all
   recsys infer    STAGE CONFIG [--key=value ...]
+                  embed        the catalogue's vectors; only what is new is made
+                  index        an index of them, tuned until it finds what is asked for
                   candidates   what the retriever proposes where the answer is known: the pruner learns from it
                   mine         hard negatives of the train queries and users, for negatives.mined
-                  teach        the pruner's logits for train queries, for a retriever's teacher.logits
+                  teach        logits of the pruner, or of the retriever alone, for train queries: teacher.logits
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
                   explain      what carried each place of the lists that are there, and a sentence for it
                   describe     a description and ad copy of every item, from its row
-                  export       the text tower for sentence-transformers
+                  export       the text tower for sentence-transformers; or ONNX files of all towers, for --runtime
   recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
                   before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart
   recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts

@@ -38,6 +38,9 @@ class TextConfig:
     pretrained: float = 0.0
     """Share of the weights that training started from in those that are exported (WiSE-FT, Wortsman et al. 2022): what
     the texts that are learnt from say nothing of is forgotten less. Modes lora and full."""
+    keep_layers: int | None = None
+    """Layers of a pretrained model that are kept, evenly chosen from the first to the last, as a student of it starts
+    (Sanh et al. 2019, DistilBERT); null: all."""
     checkpointing: bool = False
     """Keep the activations of one layer at a time and compute the others again in the backward pass: for a larger batch
     on the same card, a third slower. Modes lora and full."""
@@ -62,6 +65,9 @@ class TextConfig:
         if not 0 <= self.pretrained < 1 or (self.pretrained and self.from_scratch):
             expected = "a share from 0 to below 1, and 0 for an encoder from scratch"
             raise InputError(f"text.pretrained is {self.pretrained}; expected {expected}.")
+        if self.keep_layers is not None and (self.keep_layers < 1 or self.from_scratch):
+            expected = "1 or more for a pretrained model; one from scratch has text.layers"
+            raise InputError(f"text.keep_layers is {self.keep_layers}; expected {expected}.")
         for name in ("lora_rank", "layers", "width", "heads", "vocab"):
             if getattr(self, name) < 1:
                 raise InputError(f"text.{name} is {getattr(self, name)}; expected at least 1.")

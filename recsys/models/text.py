@@ -122,7 +122,7 @@ class TextEncoder(nn.Module):
         if len(batch.ids) == 0:  # one row that is dropped again, so that absent texts still touch the parameters
             row = torch.zeros((1, 1), dtype=torch.int64, device=batch.ids.device)
             return self.model(input_ids=row, attention_mask=row + 1).last_hidden_state[:0]
-        types = {"token_type_ids": batch.part} if batch.part is not None and self._typed else {}
+        types = {"token_type_ids": batch.part} if batch.part is not None and self.typed else {}
         return self.model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).last_hidden_state
 
     def forward(self, batch: TextBatch) -> Tensor:
@@ -147,7 +147,7 @@ class TextEncoder(nn.Module):
     def token_states(self, batch: TextBatch) -> Tensor:
         """[tokens, W] float32: the states of the real tokens, text after text."""
         if self._packs(batch):
-            return widened(packed_states(self.model, batch, typed=self._typed))
+            return widened(packed_states(self.model, batch, typed=self.typed))
         return widened(self.states(batch)[batch.mask])
 
     def _packs(self, batch: TextBatch) -> bool:
@@ -157,12 +157,12 @@ class TextEncoder(nn.Module):
         return keeps_apart and self.width >= _WIDE and not self.compiled and on_cpu and len(batch.ids) > 1
 
     @property
-    def _typed(self) -> bool:
+    def typed(self) -> bool:
         """Whether the model takes token types."""
         return getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def _packed(self, batch: TextBatch) -> Tensor:
-        states = widened(packed_states(self.model, batch, typed=self._typed))
+        states = widened(packed_states(self.model, batch, typed=self.typed))
         lengths = batch.mask.sum(1)
         if self.pooling == "cls":
             return states[lengths.cumsum(0) - lengths]
@@ -171,11 +171,15 @@ class TextEncoder(nn.Module):
         return total / lengths.clamp(min=1)[:, None]
 
     def _pooled(self, batch: TextBatch) -> Tensor:
-        states = widened(self.states(batch))
+        return self.pool(self.states(batch), batch.mask)
+
+    def pool(self, states: Tensor, mask: Tensor) -> Tensor:
+        """[q, T, W] states and [q, T] which tokens are real -> [q, W] float32."""
+        states = widened(states)
         if self.pooling == "cls":
             return states[:, 0]
-        mask = batch.mask[:, : states.shape[1], None].to(states.dtype)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        real = mask[:, : states.shape[1], None].to(states.dtype)
+        return (states * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
 
 
 def hash_weights(model: nn.Module, about: str) -> str:
@@ -240,7 +244,23 @@ def _from_weights(config: TextConfig) -> PreTrainedModel:
             "custom code and safetensors weights, in a folder, as pkg:NAME, or at Hugging Face within reach."
         ) from error
     check_whole(f"text model {config.model!r}", found["missing_keys"])
+    if config.keep_layers is not None:
+        _keep_layers(model, config.keep_layers, config.model)
     return model
+
+
+def _keep_layers(model: PreTrainedModel, count: int, name: str) -> None:
+    """Leave `count` of the layers of a model, evenly chosen, the first and the last among them."""
+    total = model.config.num_hidden_layers
+    stacks = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == total]
+    if count > total or len(stacks) != 1 or getattr(model.config, "layer_types", None):
+        found = f"it has {total}" if count > total else "its layers are not all of one kind"
+        raise InputError(f"text.keep_layers is {count}, and of text model {name!r} {found}; set it lower, or to null.")
+    kept = set(np.linspace(0, total - 1, count).round().astype(int).tolist())
+    for number in reversed(range(total)):
+        if number not in kept:
+            del stacks[0][number]
+    model.config.num_hidden_layers = count
 
 
 def check_whole(model: str, missing: set[str]) -> None:

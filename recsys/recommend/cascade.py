@@ -17,7 +17,6 @@ from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared, catalogue_hash
 from recsys.data.requests import Requests, seen_items
 from recsys.errors import InputError
-from recsys.models.checkpoint import load_pruner
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
 from recsys.recommend.rerank import RerankConfig, Reranker, softmax
@@ -28,6 +27,7 @@ from recsys.retrieval.embed import OpenRetriever, TextReader, embed_requests, op
 from recsys.retrieval.hybrid import Hybrid
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
+from recsys.retrieval.runtime import TORCH, Runtime
 from recsys.shards import folder_hash
 from recsys.tables import DataConfig
 
@@ -73,7 +73,7 @@ class OpenPruner:
         `share` is that of `OpenRetriever.open`.
         """
         folder = run / "model"
-        model = load_pruner(folder).to(retriever.device)
+        model = retriever.runtime.load_pruner(folder).to(retriever.device)
         width, codes = retriever.model.width, Codes.load(folder / "codes.json")
         if model.vector_width != width or _learnt(codes) != _learnt(retriever.data.codes):
             raise InputError(
@@ -131,19 +131,19 @@ class Cascade:
     @classmethod
     def open(
         cls, retriever: str, pruner: str | None, config: DataConfig, top_k: int, decision: DecisionConfig,
-        lexical: LexicalConfig | None = None, hidden: Collection[str] = (), store: Store | None = None,
+        lexical: LexicalConfig | None = None, hidden: Collection[str] = (), *, runtime: Runtime = TORCH,
+        store: Store | None = None,
     ) -> Self:  # fmt: skip
         """Load the models of two training runs, prepare the data and embed the catalogue, without `hidden` sources.
 
-        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries. Of a
-        `store` vectors and index are taken, where they lie there.
+        A `decision` that says nothing leaves it to the pruner's own. `lexical` is a second source for queries;
+        `runtime` computes the models. Of a `store` vectors and index are taken, where they lie there.
         """
         if pruner is None and decision != DecisionConfig(top=decision.top):
             name = "probability" if decision.loss is None else "loss"
             remedy = "set pruner: RUN, or decide by decision.top alone"
             raise InputError(f"decision.{name} needs a pruner, whose scores are probabilities; {remedy}.")
-        device = "cpu" if store is None else store.device
-        first = OpenRetriever.open(Path(retriever), config, hidden, device=device)
+        first = OpenRetriever.open(Path(retriever), config, hidden, runtime=runtime)
         second = OpenPruner.open(Path(pruner), config, first) if pruner is not None else None
         decided: dict[str, DecisionConfig] = dict.fromkeys(KINDS, decision)
         if second is not None:
@@ -152,7 +152,7 @@ class Cascade:
         found = open_catalogue(first, store)
         hybrid = None if lexical is None else Hybrid.open(lexical, first, found.index, found.items, top_k)
         made_from: dict[str, object] = {
-            "models": [folder_hash(one.folder) for one in (first, second) if one is not None],
+            "models": [first.weights(), *([] if second is None else [folder_hash(second.folder)])],
             "items": catalogue_hash(first.data.tables, config), "vectors": str(found.items.dtype),
             "device": first.device.type, "index": found.made_from, "candidates": top_k,
             "decision": [asdict(one) for one in decided.values()], "lexical": hybrid and hybrid.settings,

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from recsys.recommend.cascade import OpenPruner
-from recsys.recommend.serve import device_of, run_store, use_cores
+from recsys.recommend.serve import device_of, open_retriever, run_store, use_cores
 from recsys.recommend.settings import InferRun
 from recsys.recommend.workers import share_out
 from recsys.retrieval.catalogue import INDEX, VECTORS, open_catalogue
-from recsys.retrieval.embed import OpenRetriever, audit_items, stored_items
+from recsys.retrieval.embed import audit_items, stored_items
 from recsys.vectors import Unfinished
 
 
@@ -24,7 +24,7 @@ def embed(config: InferRun) -> Path:
     elif not _embed_share(config, config.share()[0], config.share()[1]):
         print(f"shard {config.shard}: done; the rest is left to others", file=sys.stderr)
         return folder
-    retriever = _open(config)
+    retriever = open_retriever(config)
     stored_items(retriever, folder, config.vectors)
     total, new = audit_items(retriever, folder, config.vectors)
     print(f"{total:,} items, {new:,} of them new -> {folder} in {time.perf_counter() - begin:,.0f} s", file=sys.stderr)
@@ -37,16 +37,12 @@ def _in_worker(config: InferRun, worker: int) -> InferRun:
     return own
 
 
-def _open(config: InferRun, share: tuple[int, int] = (0, 1)) -> OpenRetriever:
-    return OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config), share=share)
-
-
 def _embed_share(config: InferRun, number: int, count: int) -> bool:
     """Make a share of the texts' and pictures' vectors that are missing. Who finds all of them there goes on to the
     items' own, which cost little, and returns True.
     """
     try:
-        retriever = _open(config, (number, count))
+        retriever = open_retriever(config, (number, count))
         if config.pruner is not None:
             OpenPruner.open(Path(config.pruner), config.data, retriever, (number, count))
     except Unfinished:
@@ -56,7 +52,7 @@ def _embed_share(config: InferRun, number: int, count: int) -> bool:
 
 def index(config: InferRun) -> Path:
     """The index of the catalogue, tuned, beside what was measured."""
-    retriever = _open(config)
+    retriever = open_retriever(config)
     found = open_catalogue(retriever, run_store(config))
     print(f"{len(found.index):,} items: {found.told}", file=sys.stderr)
     return config.folder / INDEX

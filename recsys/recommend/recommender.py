@@ -15,7 +15,7 @@ from recsys.errors import InputError, nearest
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.expose import priced
-from recsys.recommend.serve import run_store
+from recsys.recommend.serve import open_cascade
 from recsys.recommend.settings import InferRun
 from recsys.tables import DataConfig
 
@@ -51,10 +51,7 @@ class Recommender:
         run = Path(run)
         if (run / "infer.yaml").is_file():
             one = parse_run(InferRun, [str(run / "infer.yaml")])
-            models = Cascade.open(
-                one.retriever, one.pruner, one.data, one.candidates, one.decision, one.lexical, store=run_store(one)
-            )
-            return cls(priced(models.reranked_by(one.rerank), run))
+            return cls(priced(open_cascade(one, search=True).reranked_by(one.rerank), run))
         data = read_part(run / "config.yaml", "data", DataConfig) if (run / "config.yaml").is_file() else None
         if data is None:
             raise InputError(f"{run} is no run: it has neither infer.yaml nor a config.yaml with `data`. Train first.")

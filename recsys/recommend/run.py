@@ -22,7 +22,7 @@ from recsys.recommend.funnel import Funnel
 from recsys.recommend.progress import bar
 from recsys.recommend.quality import write_quality
 from recsys.recommend.samples import write_samples
-from recsys.recommend.serve import Job, device_of, open_cascade, use_cores
+from recsys.recommend.serve import Job, open_cascade, open_retriever, use_cores
 from recsys.recommend.settings import InferRun
 from recsys.recommend.sources import SOURCES, report_sources
 from recsys.recommend.teach import teach
@@ -30,9 +30,9 @@ from recsys.recommend.work import Work
 from recsys.recommend.workers import share_out
 from recsys.results import ABLATION, TRADEOFF
 from recsys.retrieval.candidates import write_candidates
-from recsys.retrieval.embed import OpenRetriever
-from recsys.retrieval.export import export_text_tower
+from recsys.retrieval.export import export_onnx, export_text_tower, print_export
 from recsys.retrieval.mine import mine, print_audit
+from recsys.retrieval.runtime import ONNX
 from recsys.shards import write_atomic
 
 STAGES = (
@@ -77,8 +77,7 @@ def run_stage(name: str, config: InferRun) -> Path:
 
 
 def _candidates(config: InferRun) -> Path:
-    retriever = OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config))
-    folder = _output(config, "candidates")
+    retriever, folder = open_retriever(config), _output(config, "candidates")
     count = write_candidates(
         retriever, folder, top_k=config.candidates, overwrite=config.overwrite, lexical=config.lexical
     )
@@ -89,8 +88,7 @@ def _candidates(config: InferRun) -> Path:
 
 
 def _mine(config: InferRun) -> Path:
-    retriever = OpenRetriever.open(Path(config.retriever), config.data, device=device_of(config))
-    folder = _output(config, "mined")
+    retriever, folder = open_retriever(config), _output(config, "mined")
     last = None if config.last_round is None else Path(config.last_round)
     found = mine(retriever, folder, config.mine, last_round=last, overwrite=config.overwrite, part=config.part)
     print(print_audit(found), file=sys.stderr)
@@ -136,9 +134,15 @@ def _search(config: InferRun) -> Path:
 
 
 def _export(config: InferRun) -> Path:
-    """The text encoder as a sentence-transformers folder."""
-    folder = _output(config, "sentence_transformers")
-    return export_text_tower(Path(config.retriever) / "model", folder, overwrite=config.overwrite)
+    """The text encoder as a sentence-transformers folder, or all that ONNX can hold."""
+    retriever, pruner = Path(config.retriever) / "model", Path(config.pruner) / "model" if config.pruner else None
+    if config.export.format == "sentence_transformers":
+        folder = _output(config, "sentence_transformers")
+        return export_text_tower(retriever, folder, overwrite=config.overwrite)
+    folder = _output(config, ONNX)
+    made = export_onnx(retriever, pruner, folder, int8=config.export.int8, overwrite=config.overwrite)
+    print(print_export(made, folder), file=sys.stderr)
+    return folder
 
 
 def _output(config: InferRun, name: str) -> Path:

@@ -18,7 +18,9 @@ from recsys.recommend.funnel import Funnel
 from recsys.recommend.settings import InferRun
 from recsys.recommend.work import Work, queries_data, queries_work, users_work
 from recsys.retrieval.catalogue import Store
+from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.index import set_search_threads
+from recsys.retrieval.runtime import ONNX, Runtime, open_onnx
 from recsys.shards import Parts, fingerprint, write_atomic
 
 
@@ -29,19 +31,31 @@ def device_of(config: InferRun, worker: int = 0) -> str:
     return f"cuda:{worker % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
+def run_runtime(config: InferRun) -> Runtime:
+    """What computes the run's models. Raises InputError if the files are not there."""
+    if config.runtime == "torch":
+        return Runtime(device=device_of(config))
+    return open_onnx(config.folder / ONNX, int8=config.runtime == "onnx_int8")
+
+
+def open_retriever(config: InferRun, share: tuple[int, int] = (0, 1)) -> OpenRetriever:
+    """The retriever alone; `share` is that of `OpenRetriever.open`."""
+    return OpenRetriever.open(Path(config.retriever), config.data, runtime=run_runtime(config), share=share)
+
+
 def open_cascade(config: InferRun, *, search: bool) -> Cascade:
     """The models of a run and its catalogue, for searches or for users."""
     data = queries_data(config.data) if search else config.data
     found = Cascade.open(
         config.retriever, config.pruner, data, config.candidates, config.decision,
-        config.lexical if search else None, store=run_store(config),
+        config.lexical if search else None, runtime=run_runtime(config), store=run_store(config),
     )  # fmt: skip
     return found if search else found.reranked_by(config.rerank)
 
 
 def run_store(config: InferRun) -> Store:
     """Where the run keeps its catalogue."""
-    return Store(folder=config.folder, dtype=config.vectors, index=config.index, device=device_of(config))
+    return Store(folder=config.folder, dtype=config.vectors, index=config.index)
 
 
 def use_cores(config: InferRun) -> None:

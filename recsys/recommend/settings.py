@@ -12,6 +12,7 @@ from recsys.errors import InputError
 from recsys.models.decision import DecisionConfig
 from recsys.recommend.explain import ExplainConfig
 from recsys.recommend.rerank import RerankConfig
+from recsys.retrieval.export import ExportConfig
 from recsys.retrieval.kinds import IndexConfig
 from recsys.retrieval.lexical import LexicalConfig
 from recsys.tables import DataConfig
@@ -63,6 +64,11 @@ class InferRun:
     threads: int | None = None
     """CPU threads of each process; null: an even share of all cores. Part of what lists are made from: the last bits
     depend on it."""
+    export: ExportConfig = field(default_factory=ExportConfig)
+    """What is written for other programs, or for `runtime` (stage export)."""
+    runtime: Literal["torch", "onnx", "onnx_int8"] = "torch"
+    """What computes text tower, item tower and pruner: torch, or onnxruntime on CPUs from the files that stage export
+    wrote to onnx/ below the run's folder; the history's encoder stays in torch."""
     device: str | None = None
     """cpu, cuda or cuda:N; null: a GPU where there is one."""
     vectors: Literal["float32", "float16"] = "float32"

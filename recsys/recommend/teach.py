@@ -1,4 +1,6 @@
-"""A pruner as a teacher: its logits of the candidates of train queries, as a table that a retriever learns from."""
+"""A pruner, or a larger retriever, as a teacher: its logits of the candidates of train queries, as a table that a
+retriever learns from.
+"""
 
 import json
 from pathlib import Path
@@ -17,11 +19,12 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
     """Write part-*.parquet (query_id, item_id, logit) for every train query with a right item, and then DONE; returns
     the number of queries.
 
-    A right item that the retriever does not propose is not there.
+    Without a pruner the logits are the retriever's own: its scores over the temperature that it was trained with. A
+    right item that the retriever does not propose is not there.
     """
     data, roles = cascade.data, cascade.config
-    if cascade.pruner is None:
-        raise InputError("Stage 'teach' needs a pruner to ask; set pruner: RUN.")
+    if cascade.pruner is None and cascade.hybrid is not None:
+        raise InputError("Stage 'teach' asks a pruner, or a retriever alone; set pruner: RUN, or lexical: null.")
     if data.queries is None or data.tables.queries is None or not len(answered_queries(data, TRAIN)):
         raise InputError("Stage 'teach' finds no train query with a right item; give queries and relevance.")
     requests = query_requests(data, answered_queries(data, TRAIN), stage=TRAIN)
@@ -35,8 +38,8 @@ def teach(cascade: Cascade, folder: Path, *, overwrite: bool, part: int) -> int:
         some = requests.take(np.arange(start, min(start + part, len(requests))))
         if parts.finished(number, str(len(some))):
             continue
-        found, logits = cascade.judge(some)
-        assert logits is not None
+        found, judged = cascade.judge(some)
+        logits = found.scores * float(cascade.retriever.model.scale) if judged is None else judged
         rows, ranks = np.nonzero(found.items >= 0)
         frame = pl.DataFrame({
             "query_id": keys.gather(some.queries[rows]), "item_id": cascade.item_ids.gather(found.items[rows, ranks]),

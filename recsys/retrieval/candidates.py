@@ -16,7 +16,7 @@ from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, o
 from recsys.retrieval.hybrid import Hybrid, query_texts
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig
-from recsys.shards import Parts, folder_hash, write_atomic
+from recsys.shards import Parts, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def write_candidates(
     if not any(stage == "second" for stage, _ in groups):
         remedy = "set data.split.second to 1 or more before the retriever is trained"
         raise InputError(f"No row is kept for a pruner to learn from: {remedy}, or give queries with relevance.")
-    inputs = folder_hash(retriever.folder), retriever.data.hash, features.max_items, features.searches is not None
+    inputs = retriever.weights(), retriever.data.hash, features.max_items, features.searches is not None
     made_from = {"models and data": inputs, "candidates": top_k, "tasks": tasks}
     made_from |= {"lexical": None if lexical is None else asdict(lexical)}
     parts = Parts.open(folder, made_from, overwrite=overwrite)

@@ -18,7 +18,7 @@ from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, i
 from recsys.retrieval.index import ItemIndex, Shard, needs_rebuild
 from recsys.retrieval.kinds import SMALL, IndexConfig
 from recsys.retrieval.tuning import Tuned, tuned_index
-from recsys.shards import fingerprint, folder_hash, publish_folder, write_atomic
+from recsys.shards import fingerprint, publish_folder, write_atomic
 from recsys.vectors import content_keys, find_keys
 
 VECTORS, INDEX = "vectors", "index"
@@ -33,8 +33,6 @@ class Store:
     """Of the run."""
     dtype: Literal["float32", "float16"]
     index: IndexConfig
-    device: str = "cpu"
-    """That models compute on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,7 @@ def open_catalogue(retriever: OpenRetriever, store: Store | None = None) -> Open
     vectors = retriever.vectors(items)
     if store.index.kind == "flat" or (store.index.kind == "auto" and len(vectors) <= SMALL):
         return OpenCatalogue(items=items, index=ItemIndex.build(vectors))
-    asked = {"model": folder_hash(retriever.folder), "vectors": store.dtype, "settings": asdict(store.index)}
+    asked = {"model": retriever.weights(), "vectors": store.dtype, "settings": asdict(store.index)}
     kept = _Kept(store.folder / INDEX, asked)
 
     def build() -> Tuned:

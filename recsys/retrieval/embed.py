@@ -19,11 +19,11 @@ from recsys.data.text import load_tokenizer, plain_backend
 from recsys.data.tokens import Tokens, tokenize
 from recsys.data.vectors import text_source
 from recsys.errors import InputError
-from recsys.models.checkpoint import load_retriever
 from recsys.models.image import ImageEncoder, encode_images
 from recsys.models.pruner import Pruner
 from recsys.models.text import TextEncoder, encode_all
 from recsys.models.towers import Retriever
+from recsys.retrieval.runtime import TORCH, Runtime
 from recsys.shards import fingerprint, folder_hash
 from recsys.tables import DataConfig
 from recsys.vectors import FrozenEncoder, Unfinished, VectorStore, content_keys
@@ -87,10 +87,11 @@ class OpenRetriever:
     words: TextReader | None
     data: Prepared
     features: Features
+    runtime: Runtime
 
     @classmethod
     def open(
-        cls, run: Path, config: DataConfig, hidden: Collection[str] = (), *, device: str = "cpu",
+        cls, run: Path, config: DataConfig, hidden: Collection[str] = (), *, runtime: Runtime = TORCH,
         share: tuple[int, int] = (0, 1),
     ) -> "OpenRetriever":  # fmt: skip
         """Load RUN/model and prepare the data with the codes that the model was trained on.
@@ -99,17 +100,24 @@ class OpenRetriever:
             run: folder of the training run.
             config: of the data to serve.
             hidden: sources of which nothing is read.
-            device: that the model computes on.
+            runtime: what computes the model.
             share: of the vectors that are not there, as `text_source` takes it.
         """
         folder = run / "model"
-        model = load_retriever(folder).to(device)
+        model = runtime.load_retriever(folder).to(runtime.device)
         codes = Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)
         words = TextReader.open(folder, model, config.cache)
         data = prepare(config, codes)
         features = open_features(words, data, config, model.image, hidden=hidden, share=share)
-        return cls(folder=folder, config=config, model=model, words=words, data=data, features=features)
+        return cls(
+            folder=folder, config=config, model=model, words=words, data=data, features=features, runtime=runtime
+        )
+
+    def weights(self) -> str:
+        """Hash of the model folder, and of the files that are computed with in its stead."""
+        own = folder_hash(self.folder)
+        return fingerprint(own, self.runtime.key) if self.runtime.key else own
 
     @property
     def device(self) -> torch.device:
@@ -223,7 +231,7 @@ def audit_items(retriever: OpenRetriever, folder: Path, dtype: str = "float32") 
 
 def _store(retriever: OpenRetriever, folder: Path, dtype: str) -> VectorStore:
     width = embed_items(retriever, np.zeros(1, dtype=np.int64)).shape[1]
-    made_from = fingerprint(folder_hash(retriever.folder), retriever.device.type)
+    made_from = fingerprint(retriever.weights(), retriever.device.type)
     return VectorStore(folder=folder, made_from=made_from, width=width, dtype=dtype, keep=False)
 
 

@@ -21,7 +21,7 @@ from recsys.errors import InputError
 from recsys.retrieval.candidates import trained_tasks
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests
 from recsys.retrieval.index import ItemIndex
-from recsys.shards import Parts, folder_hash, write_atomic
+from recsys.shards import Parts, write_atomic
 from recsys.tables import DataConfig
 
 AUDIT = "audit.json"
@@ -66,7 +66,7 @@ def mine(
         place.mkdir(parents=True, exist_ok=True)
         features, ways = retriever.features, (asdict(config), kind, part)
         read = retriever.data.hash, features.max_items, features.searches is not None
-        made_from = {"retriever": folder_hash(retriever.folder), "data": read, "settings": ways}
+        made_from = {"retriever": retriever.weights(), "data": read, "settings": ways}
         parts = Parts.open(place, made_from, overwrite=overwrite)
         sums = _Sums(retriever, kind, last_round)
         for number, start in enumerate(range(0, len(requests), part)):

@@ -55,7 +55,7 @@ class CachedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """A pruner whose judgement of train queries' candidates the retriever learns beside what is right."""
+    """A pruner, or a larger retriever, whose judgement of train queries' candidates is learnt beside what is right."""
 
     logits: str
     """Folder that `infer.py teach` wrote, or a Parquet file with query_id, item_id and logit."""

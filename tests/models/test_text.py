@@ -321,3 +321,31 @@ def test_a_compiled_encoder_has_the_vectors_and_gradients_of_a_plain_one():
     assert list(plain.state_dict()) == list(compiled.state_dict())
     for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_the_layers_that_are_kept_are_spread_over_the_model_and_saved(tmp_path: Path):
+    torch.manual_seed(0)
+    whole = TextEncoder.build(replace(TINY, layers=6), vocab_size=50)
+    whole.save(tmp_path / "whole")
+    config = replace(TINY, model=str(tmp_path / "whole"), keep_layers=3, mode="frozen")
+    student = TextEncoder.build(config, vocab_size=50)
+    for layer, number in zip(student.model.encoder.layer, (0, 2, 5), strict=True):
+        wanted = whole.model.encoder.layer[number].state_dict()
+        assert all(torch.equal(weight, wanted[name]) for name, weight in layer.state_dict().items())
+    student.save(tmp_path / "student")
+    batch = make_batch([5, 9])
+    assert torch.equal(TextEncoder.load(tmp_path / "student", config)(batch), student(batch))
+
+
+def test_all_layers_that_are_kept_are_the_model_itself(folder: str, encoder: TextEncoder):
+    kept = TextEncoder.build(TextConfig(model=folder, keep_layers=2), vocab_size=50)
+    assert torch.equal(kept(make_batch([5])), encoder(make_batch([5])))
+
+
+def test_layers_that_cannot_be_kept_are_refused(folder: str):
+    with pytest.raises(InputError, match=r"keep_layers is 3.*it has 2"):
+        TextEncoder.build(TextConfig(model=folder, keep_layers=3), vocab_size=50)
+    with pytest.raises(InputError, match=r"text\.keep_layers is 2; .*text\.layers"):
+        replace(TINY, keep_layers=2)
+    with pytest.raises(InputError, match=r"text\.keep_layers is 0"):
+        TextConfig(model=folder, keep_layers=0)

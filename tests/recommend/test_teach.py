@@ -1,4 +1,4 @@
-"""A pruner's word on train queries, and a retriever that learns from it."""
+"""A pruner's or a retriever's word on train queries, and a retriever that learns from it."""
 
 import json
 
@@ -35,9 +35,18 @@ def test_a_finished_output_is_left_as_it_is(taught, journey, tmp_path, monkeypat
     assert run_stage("teach", journey.infer(output=tmp_path)) == taught
 
 
-def test_there_is_no_teacher_without_a_pruner(journey, tmp_path):
-    with pytest.raises(InputError, match="needs a pruner to ask"):
-        run_stage("teach", journey.infer("--pruner=null", output=tmp_path))
+def test_without_a_pruner_the_retriever_teaches_its_own_logits(journey, served, tmp_path):
+    frame = pl.read_parquet(run_stage("teach", journey.infer("--pruner=null", output=tmp_path)) / "part-*.parquet")
+    rows = answered_queries(served.data, TRAIN)
+    found, _ = served.judge(query_requests(served.data, rows, stage=TRAIN))
+    assert frame["item_id"].to_list() == served.item_ids.gather(found.items.ravel()).to_list()
+    scale = served.retriever.model.log_scale.exp().item()
+    np.testing.assert_allclose(frame["logit"], found.scores.ravel() * scale, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_fused_with_words_is_no_teacher(journey, tmp_path):
+    with pytest.raises(InputError, match=r"set pruner: RUN, or lexical: null"):
+        run_stage("teach", journey.infer("--pruner=null", "--lexical.candidates=20", output=tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["kl", "margin_mse"])

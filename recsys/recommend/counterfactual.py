@@ -132,7 +132,7 @@ class Counterfactuals:
 
     @cached_property
     def _catalogue(self) -> Tensor:
-        return torch.from_numpy(self.cascade.items)
+        return torch.from_numpy(np.array(self.cascade.items, dtype=np.float32))  # those mapped from disk are read only
 
     def _vectors(self, items: list[Side]) -> Tensor:
         """[S, D or more] of the items, what `encode_items` gives; each is made once."""

@@ -263,7 +263,19 @@ def test_an_index_is_the_same_every_time_and_of_lists_with_any_number_of_threads
     try:
         for count, name in ((1, "first"), (threads, "second")):
             set_search_threads(count)
+            torch.set_num_threads(count)
             ItemIndex.build(items, KINDS[kind], seed=3).save(tmp_path / name)
     finally:
         set_search_threads(before)
+        torch.set_num_threads(1)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "ivf_pq"])
+def test_lists_found_with_torch_give_what_faiss_finds_alone(kind):
+    items, users = clustered(900, WIDTH, 1), clustered(50, WIDTH, 2)
+    rows = ItemIndex.build(items, replace(KINDS[kind], lists=9, breadth=3, rescore=1)).shards[0].rows
+    engine.faiss.extract_index_ivf(rows.index).nprobe = 3
+    wanted, found = rows.index.search(users, 20), rows.search(users, 20)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)

@@ -41,5 +41,12 @@ def nearest_centroids(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     return torch.cat([(block @ table).argmax(1) for block in blocks]).numpy()
 
 
+def nearest_lists(vectors: np.ndarray, centroids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` centroids with the largest products, best first: [N, count] int64, and the products, float32."""
+    table = torch.from_numpy(centroids).T
+    found = [(block @ table).topk(count, dim=1) for block in torch.from_numpy(vectors).split(_BLOCK)]
+    return torch.cat([one.indices for one in found]).numpy(), torch.cat([one.values for one in found]).numpy()
+
+
 def _directions(vectors: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vectors, dim=1)

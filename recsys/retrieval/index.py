@@ -12,9 +12,9 @@ from recsys.errors import InputError
 from recsys.retrieval.engine import FaissRows, Rows, build_rows, faiss_version, read_rows, set_search_threads
 from recsys.retrieval.kinds import Settings
 from recsys.retrieval.unseen import Seen, first_kept
-from recsys.shards import file_hash, write_atomic
+from recsys.shards import array_hash, file_hash, write_atomic
 
-__all__ = ["ItemIndex", "Shard", "needs_rebuild", "set_search_threads"]
+__all__ = ["ItemIndex", "Shard", "needs_rebuild", "read_record", "set_search_threads"]
 
 _SELECT = 0.25  # share of allowed items below which the index itself leaves the others out
 _MOST_CHANGED = 0.1
@@ -75,16 +75,30 @@ class ItemIndex:
 
         Args:
             path: of the index.
-            vectors: [N, D] of the items, for an index that scores its candidates anew.
+            vectors: [N, D] of the items, for an index that scores its candidates anew. Others than it was built of are
+                refused.
         """
         fault = f"{path} is no readable FAISS index; remove it and build it again."
+        said = read_record(path)
+        if said is None or not path.is_file() or said.get("file") != _file(path):
+            raise InputError(fault)
+        if vectors is not None and said.get("vectors", "") not in ("", array_hash(vectors)):
+            raise InputError(f"{path} was built of other item vectors than those beside it; build it again.")
         try:
-            said = json.loads(_beside(path).read_text())
-            if said["file"] != _file(path):
-                raise InputError(fault)
             return cls([Shard(rows=read_rows(path, Settings(**said["settings"]), vectors))])
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (RuntimeError, KeyError, TypeError) as error:
             raise InputError(fault) from error
+
+    def patched(self, places: np.ndarray, delta: np.ndarray, items: np.ndarray) -> "ItemIndex":
+        """This index of one shard after changes, without building it afresh; see `needs_rebuild`.
+
+        Args:
+            places: [rows] int32, the item that each row is now; -1 for one that was removed or changed.
+            delta: [M, D] float32 vectors of what was added or changed; these are all compared.
+            items: [M] int32, their items.
+        """
+        base, more = Shard(rows=self.shards[0].rows, items=places), ItemIndex.build(delta).shards[0]
+        return ItemIndex([base, Shard(rows=more.rows, items=items)] if len(delta) else [base])
 
     def save(self, path: Path, **facts: Any) -> None:
         """Write an index of one shard to one file, and what it is, with `facts`, to a .json beside it."""
@@ -136,12 +150,11 @@ class ItemIndex:
             np.where(len(one.rows) <= depth, -np.inf, scores[:, -1])
             for one, (scores, _) in zip(self.shards, found, strict=True)
         ]
-        if len(found) == 1:
-            scores, items = found[0]
-            rows = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(1))  # FAISS orders equal scores by chance
-        else:
-            scores, items = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-            rows = np.arange(len(users))
+        scores, items = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
+        if len(found) > 1:
+            order = np.argsort(-scores, axis=1)
+            scores, items = (np.take_along_axis(part, order, 1) for part in (scores, items))
+        rows = np.flatnonzero((scores[:, 1:] == scores[:, :-1]).any(1))  # equal ones stand there by chance
         if len(rows):
             order = np.lexsort((items[rows], -scores[rows]))
             scores[rows], items[rows] = (np.take_along_axis(part[rows], order, 1) for part in (scores, items))
@@ -192,6 +205,17 @@ class _Search:
         if thorough:  # equal scores may go on beyond what was searched
             return all_compared | (full & (values[:, -1] > end))
         return all_compared | full | np.isneginf(scores[:, -1])  # of the lists or the graph, nothing is left
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What stands beside an index: its settings, items and width, the hash of its bytes and, if it was tuned, the hash
+    of the vectors and the report. None if nothing does.
+    """
+    try:
+        found = json.loads(_beside(path).read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def needs_rebuild(changed: int, total: int) -> bool:

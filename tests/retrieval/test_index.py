@@ -13,6 +13,7 @@ from recsys.retrieval import engine
 from recsys.retrieval.exact import ExactRows, exact_top
 from recsys.retrieval.index import ItemIndex, Shard, needs_rebuild, set_search_threads
 from recsys.retrieval.kinds import Settings
+from recsys.shards import array_hash
 
 ITEMS, WIDTH = 300, 6
 KINDS = {
@@ -263,7 +264,65 @@ def test_an_index_is_the_same_every_time_and_of_lists_with_any_number_of_threads
     try:
         for count, name in ((1, "first"), (threads, "second")):
             set_search_threads(count)
+            torch.set_num_threads(count)
             ItemIndex.build(items, KINDS[kind], seed=3).save(tmp_path / name)
     finally:
         set_search_threads(before)
+        torch.set_num_threads(1)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["ivf_flat", "ivf_sq8", "ivf_pq"])
+def test_lists_found_with_torch_give_what_faiss_finds_alone(kind):
+    items, users = clustered(900, WIDTH, 1), clustered(50, WIDTH, 2)
+    rows = ItemIndex.build(items, replace(KINDS[kind], lists=9, breadth=3, rescore=1)).shards[0].rows
+    assert isinstance(rows, engine.FaissRows)
+    engine.faiss.extract_index_ivf(rows.index).nprobe = 3
+    wanted, found = rows.index.search(users, 20), rows.search(users, 20)
+    np.testing.assert_array_equal(found[1], wanted[1])
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf_flat", "hnsw"])
+def test_a_patched_index_finds_what_one_built_afresh_finds(kind):
+    items, users, seen = whole_numbers(ITEMS, 1), whole_numbers(30, 0), some_seen(30, 2, largest=30)
+    old, changed = whole_numbers(ITEMS - 6, 9), np.r_[0:9, ITEMS - 6 : ITEMS].astype(np.int32)
+    old[9:] = items[9 : ITEMS - 6]
+    settings = replace(KINDS[kind], breadth=4 if kind == "ivf_flat" else KINDS[kind].breadth * 4)
+    places = np.arange(len(old), dtype=np.int32)
+    places[:9] = -1
+    made = ItemIndex.build(old, settings).patched(places, items[changed], changed)
+    found, scores = made.search(users, 10, seen)
+    wanted, values = ItemIndex.build(items).search(users, 10, seen)
+    assert len(made) == ITEMS
+    if kind == "hnsw":  # a graph may miss some; what it finds is right
+        assert np.mean(scores == values) > 0.9
+    else:
+        np.testing.assert_array_equal(scores, values)
+        assert np.mean(found == wanted) > 0.5  # of equal scores at the end of what was searched, others may be there
+    if kind == "flat":
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_an_index_of_which_items_were_removed_alone_has_no_delta():
+    items, places = whole_numbers(ITEMS, 1), np.arange(ITEMS, dtype=np.int32)
+    places[5:20] = -1
+    made = ItemIndex.build(items).patched(places, items[:0], places[:0])
+    found, _ = made.search(whole_numbers(4, 0), len(made), [np.zeros(0, dtype=np.int64)] * 4)
+    assert [sorted(own) for own in found.tolist()] == [[*range(5), *range(20, ITEMS)]] * 4
+
+
+def test_an_index_of_other_vectors_is_refused(tmp_path):
+    items = whole_numbers(ITEMS, 1)
+    ItemIndex.build(items).save(tmp_path / "index.faiss", vectors=array_hash(items))
+    assert len(ItemIndex.load(tmp_path / "index.faiss", items)) == ITEMS
+    with pytest.raises(InputError, match=r"index\.faiss was built of other item vectors than those beside it"):
+        ItemIndex.load(tmp_path / "index.faiss", items + 1)
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{}", '{"file": 3}'])
+def test_an_index_without_a_sound_record_is_refused(record, tmp_path):
+    ItemIndex.build(whole_numbers(ITEMS, 1)).save(tmp_path / "index.faiss")
+    (tmp_path / "index.json").write_text(record)
+    with pytest.raises(InputError, match="no readable FAISS index"):
+        ItemIndex.load(tmp_path / "index.faiss")

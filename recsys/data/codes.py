@@ -177,5 +177,5 @@ def scaled_numbers(frame: pl.DataFrame, scale: dict[str, list[float]]) -> np.nda
 
 def code_of(column: pl.Expr, values: list[str]) -> pl.Expr:
     """The code of each cell of a column, 0 for a missing or unknown value."""
-    codes = list(range(1, len(values) + 1))
-    return column.cast(pl.String).replace_strict(values, codes, default=0, return_dtype=pl.Int32)
+    place = column.cast(pl.String).cast(pl.Enum(values), strict=False)  # streams, as replace_strict does not
+    return (place.to_physical().cast(pl.Int32) + 1).fill_null(0)

@@ -29,7 +29,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   teach        logits of the pruner, or of the retriever alone, for train queries: teacher.logits
                   recommend    lists for all users, or for those in --users=FILE
                   search       lists for a queries table
-                  export       the text tower for sentence-transformers; or, for --runtime=onnx, ONNX files of all towers
+                  export       the text tower for sentence-transformers, or ONNX files for --runtime=onnx
   recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
                   before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart
   recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts

@@ -33,7 +33,7 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   search       lists for a queries table
                   explain      what carried each place of the lists that are there, and a sentence for it
                   describe     a description and ad copy of every item, from its row
-                  export       the text tower for sentence-transformers; or ONNX files of all towers, for --runtime
+                  export       the text tower for sentence-transformers, or ONNX files for --runtime=onnx
   recsys plan     CONFIG --gpus=8xV100 [--nodes=2] [--efficiency=0.3] [--try]
                   before sbatch: memory, hours, negatives, data, the line to submit; --try learns one batch by heart
   recsys where    CONFIG [--key=value ...]   the folder of its run, for scripts

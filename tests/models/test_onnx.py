@@ -172,6 +172,7 @@ def without_a_note(batch: PrunerBatch) -> PrunerBatch:
     return replace(batch, reviews=NoteBatch(row=row, age=0.0 * row, number=row.new_zeros(0, 1, dtype=torch.float32)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_pruner_of_every_source_gives_the_same_logits_whatever_a_batch_lacks(tmp_path):
     torch.manual_seed(0)

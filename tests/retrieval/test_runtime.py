@@ -85,7 +85,6 @@ def test_graphs_of_other_weights_are_refused(graphs, journey, tmp_path):
 
 def test_a_graph_that_differs_from_torch_is_not_written(journey, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "difference", lambda graph, session: 2e-4)
-    monkeypatch.setattr(export, "PrunerGraph", None)
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx/old").write_text("stays")
     with pytest.raises(InputError, match=r"items\.onnx differs from torch by 2\.0e-04, more than 1e-04"):

@@ -42,9 +42,10 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   is B better than A, and where? A table and one page: compare.html in the last RUN
   recsys ablate   RUN [--all_items]          what each source is worth to a run of infer, or to a pruner of judgements:
                                              each is hidden in turn
-  recsys tradeoff RUN [--tail=SHARE] [--non_head=SHARE]
+  recsys tradeoff RUN [--tail=SHARE] [--non_head=SHARE] [--coverage=SHARE]
                   what diverse lists cost: every way of re-ranking at a range of settings, a table and RUN/tradeoff.png;
-                  marks the setting that has a share of tail (and unseen), or of all but head items, at the least loss
+                  marks the setting that has a share of tail (and unseen), or of all but head items, or a coverage, at
+                  the least loss
   recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -282,7 +283,7 @@ def _tradeoff(arguments: list[str]) -> int:
 def _wanted_shares(arguments: list[str]) -> dict[str, float]:
     """Least values of measures: --tail=.3 is tail@10 of .3."""
     found = {}
-    for name, value in _options(arguments, ("--tail", "--non_head")).items():
+    for name, value in _options(arguments, ("--tail", "--non_head", "--coverage")).items():
         try:
             found[f"{name.removeprefix('--')}@10"] = float(value)
         except ValueError as error:

@@ -62,7 +62,8 @@ def compare_groups(values: np.ndarray, groups: Sequence[str], weights: np.ndarra
         most: groups that are told of, the largest.
     """
     names, member = told_groups(groups), np.asarray(groups, dtype=np.str_)
-    found, means = [], []
+    found: list[GroupValue] = []
+    means: list[np.ndarray] = []
     for name in names[:most]:
         rows = np.flatnonzero(member == name)
         drawn = weights[:, rows].astype(np.float64)

@@ -15,6 +15,8 @@ from recsys.errors import InputError
 
 POPULARITY = "popularity"
 """Groups of `recsys.metrics.long_tail.SEGMENTS`."""
+BAND = ", band "
+"""Between the name of a group that is cut into bands and the number of the band."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,22 +30,28 @@ class ExposureConfig:
     """Share of all places that a group gets at least, 0 to 1."""
     each: float = 0.0
     """Share that every group gets at least which `least` does not name."""
+    bands: int = 1
+    """By popularity: the tail is cut into so many groups of equally many items, and its share is dealt out evenly among
+    them, so that not the most popular of the tail have all of it."""
 
     def __post_init__(self) -> None:
         wrong = [f"{name}: {share}" for name, share in self.least.items() if not 0 <= share <= 1]
         if wrong or not 0 <= self.each <= 1:
             found = wrong[0] if wrong else f"each: {self.each}"
             raise InputError(f"rerank.exposure has {found}; expected shares from 0 to 1.")
+        if self.bands < 1 or (self.bands > 1 and self.by != POPULARITY):
+            raise InputError(f"rerank.exposure.bands is {self.bands} with by {self.by}; expected 1, or popularity.")
         if sum(self.least.values()) > 1 + 1e-9:
             raise InputError(f"rerank.exposure.least adds up to {sum(self.least.values()):g}; expected at most 1.")
 
     def quotas(self, names: list[str], places: int) -> np.ndarray:
         """[G] int64 places of each group, rounded up. Raises InputError for a group that there is not, or too much."""
-        unknown = [name for name in self.least if name not in names]
+        whole = [name.partition(BAND)[0] for name in names]
+        unknown = [name for name in self.least if name not in whole]
         if unknown:
-            known = ", ".join(names[:8])
+            known = ", ".join(dict.fromkeys(whole[:20]))
             raise InputError(f"rerank.exposure.least names {unknown[0]!r}; the groups of {self.by} are {known}.")
-        shares = np.array([self.least.get(name, self.each) for name in names])
+        shares = np.array([self.least.get(name, self.each) / whole.count(name) for name in whole])
         if shares.sum() > 1 + 1e-9:
             raise InputError(f"rerank.exposure asks for {shares.sum():g} of all places; expected at most 1.")
         return np.ceil(shares * places - 1e-9).astype(np.int64)

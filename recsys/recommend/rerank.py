@@ -25,7 +25,7 @@ from recsys.recommend.diversity import (
     mmr,
     xquad,
 )
-from recsys.recommend.exposure import POPULARITY, ExposureConfig, priced_order
+from recsys.recommend.exposure import BAND, POPULARITY, ExposureConfig, priced_order
 
 WAYS = ("mmr", "dpp", "xquad", "calibration")
 """Of re-ranking a list by itself."""
@@ -91,7 +91,8 @@ class Reranker:
         """`columns` are data.items.category. Raises InputError for a column or group that there is not."""
         lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         segments = popularity_segments(torch.from_numpy(data.popularity())).numpy().astype(np.int64)
-        mixes, names, groups = None, [str(name) for name in SEGMENTS], segments
+        mixes, bands = None, 1 if config.exposure is None else config.exposure.bands
+        names, groups = popularity_groups(data.popularity(), segments, bands)
         if config.calibration is not None:
             mixes = category_mixes(data, columns, config.calibration.column)
         if config.exposure is not None and config.exposure.by != POPULARITY:
@@ -194,6 +195,22 @@ def category_mixes(data: Prepared, columns: list[str], column: str) -> np.ndarra
 def own_mixes(mixes: np.ndarray, pasts: list[np.ndarray]) -> np.ndarray:
     """[B, G] mean mix of what each user had; who had nothing has the mean of the catalogue."""
     return np.stack([mixes[past].mean(0) if len(past) else mixes.mean(0) for past in pasts]).astype(np.float64)
+
+
+def popularity_groups(popularity: np.ndarray, segments: np.ndarray, bands: int) -> tuple[list[str], np.ndarray]:
+    """Names of the segments, the tail cut into bands of equally many items from the most popular on; each item's place
+    among them.
+    """
+    names, groups = [str(name) for name in SEGMENTS], segments.copy()
+    if bands > 1:
+        tail = SEGMENTS.index("tail")
+        mine = np.argsort(-popularity, kind="stable")
+        mine = mine[segments[mine] == tail]
+        band = np.arange(len(mine)) * bands // max(len(mine), 1)
+        groups[mine] = np.where(band == 0, tail, len(SEGMENTS) - 1 + band)
+        names[tail] = f"tail{BAND}1"
+        names += [f"tail{BAND}{number}" for number in range(2, bands + 1)]
+    return names, groups
 
 
 def column_groups(data: Prepared, columns: list[str], column: str) -> tuple[list[str], np.ndarray]:

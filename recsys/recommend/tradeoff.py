@@ -18,7 +18,7 @@ from recsys.data.split import STAGES
 from recsys.errors import InputError
 from recsys.metrics.bootstrap import Interval, centred_interval, mean_interval, ratio_interval, resample_weights
 from recsys.metrics.diversity import calibration_divergence, group_share, intra_list_distance, self_information
-from recsys.metrics.long_tail import SEGMENTS, coverage, gini
+from recsys.metrics.long_tail import SEGMENTS, coverage, gini, popularity_segments
 from recsys.metrics.ranking import ndcg
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.diversity import CalibrationConfig, DppConfig, MmrConfig, XquadConfig
@@ -33,6 +33,9 @@ STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
 """Lambdas that are tried."""
 FACTORS = (1.1, 1.25, 1.4, 1.5, 1.6, 1.75, 2.0, 2.5)
 """By which exposure targets raise the shares of torso, tail and unseen items."""
+TAILS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+"""Shares of the tail that are tried beside the torso's own, as a whole and in bands."""
+BANDS = 5
 MOST = 20_000
 """Requests that are asked; of more, so many are drawn."""
 _RESAMPLES = 200  # for what is no mean over requests
@@ -56,7 +59,7 @@ class Setting:
 
     way: str
     strength: float
-    """Lambda, or by how much exposures are raised; 0: no change."""
+    """Lambda; of exposures by how much they are raised, or the share of the tail; 0: no change."""
     config: RerankConfig
 
 
@@ -153,14 +156,35 @@ def settings(cascade: Cascade, first: np.ndarray) -> list[Setting]:
     for strength in STRENGTHS if columns else ():
         one = CalibrationConfig(strength=strength, column=columns[0])
         found.append(Setting(way="calibration", strength=strength, config=RerankConfig(calibration=one)))
-    codes = Reranker.open(RerankConfig(), cascade.data, columns, cascade.item_vectors, SHOWN).groups[first[first >= 0]]
+    codes = cascade_segments(cascade)[first[first >= 0]]
     shares = np.bincount(codes, minlength=len(SEGMENTS)) / max(len(codes), 1)
-    for factor in FACTORS:
-        least = {name: factor * float(share) for name, share in zip(SEGMENTS, shares, strict=True) if name != "head"}
-        if sum(least.values()) <= 1:
-            exposure = RerankConfig(exposure=ExposureConfig(least=least))
-            found.append(Setting(way="exposure", strength=round(factor - 1, 2), config=exposure))
-    return found
+    return found + _exposures(dict(zip(SEGMENTS, (float(share) for share in shares), strict=True)))
+
+
+def _exposures(shares: dict[str, float]) -> list[Setting]:
+    """All but the head raised alike; the tail alone raised, beside a torso that keeps what it has, also in bands."""
+    raised = [
+        (
+            "exposure",
+            round(factor - 1, 2),
+            {name: factor * share for name, share in shares.items() if name != "head"},
+            1,
+        )
+        for factor in FACTORS
+    ]
+    tails = [
+        (f"tail in {bands} bands" if bands > 1 else "tail", tail, {"torso": shares["torso"], "tail": tail}, bands)
+        for bands in (1, BANDS) for tail in TAILS if tail > shares["tail"]
+    ]  # fmt: skip
+    return [
+        Setting(way=way, strength=strength, config=RerankConfig(exposure=ExposureConfig(least=least, bands=bands)))
+        for way, strength, least, bands in [*raised, *tails] if sum(least.values()) <= 1
+    ]  # fmt: skip
+
+
+def cascade_segments(cascade: Cascade) -> np.ndarray:
+    """[N] popularity segments of the catalogue."""
+    return popularity_segments(torch.from_numpy(cascade.data.popularity())).numpy().astype(np.int64)
 
 
 def listed(cascade: Cascade, pool: Pool, setting: Setting) -> np.ndarray:

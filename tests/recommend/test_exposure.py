@@ -104,10 +104,16 @@ def test_shares_become_places():
     assert ExposureConfig(least={"tail": 0.1}).quotas(["tail"], 11).tolist() == [2]  # rounded up
 
 
+def test_the_share_of_a_tail_in_bands_is_dealt_out_evenly():
+    names = ["head", "torso", "tail, band 1", "unseen", "tail, band 2"]
+    assert ExposureConfig(least={"tail": 0.4}, bands=2).quotas(names, 100).tolist() == [0, 0, 20, 0, 20]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"least": {"tail": 1.5}}, "expected shares from 0 to 1"),
+        ({"bands": 3, "by": "brand"}, "bands is 3 with by brand"),
         ({"each": -0.1}, "expected shares from 0 to 1"),
         ({"least": {"tail": 0.6, "torso": 0.6}}, "expected at most 1"),
     ],

@@ -12,7 +12,16 @@ from recsys.errors import InputError
 from recsys.recommend.diversity import CalibrationConfig, DppConfig, MmrConfig, XquadConfig
 from recsys.recommend.exposure import ExposureConfig
 from recsys.recommend.recommender import Recommender
-from recsys.recommend.rerank import RerankConfig, Reranker, category_mixes, completed, dealt, own_mixes, softmax
+from recsys.recommend.rerank import (
+    RerankConfig,
+    Reranker,
+    category_mixes,
+    completed,
+    dealt,
+    own_mixes,
+    popularity_groups,
+    softmax,
+)
 from recsys.recommend.run import run_stage
 from recsys.shards import Parts
 
@@ -137,6 +146,14 @@ def test_an_own_mix_is_the_mean_of_what_was_had(served):
     own = own_mixes(mixes, [np.array([0, 5, 1]), np.zeros(0, dtype=np.int64)])
     assert sorted(own[0].round(3)) == [0, 0, 0, 0, 0.333, 0.667]  # items 0 and 5 are of one kind
     np.testing.assert_allclose(own[1], mixes.mean(0))
+
+
+def test_the_tail_in_bands_has_equally_many_items_from_the_most_popular_on():
+    popularity, segments = np.array([90, 9, 5, 4, 4, 1, 0]), np.array([0, 1, 2, 2, 2, 2, 3])
+    names, groups = popularity_groups(popularity, segments, 2)
+    assert names == ["head", "torso", "tail, band 1", "unseen", "tail, band 2"]
+    assert groups.tolist() == [0, 1, 2, 2, 4, 4, 3]
+    assert popularity_groups(popularity, segments, 1) == (["head", "torso", "tail", "unseen"], pytest.approx(segments))
 
 
 def test_helpers_by_hand():

@@ -38,7 +38,8 @@ def test_exposures_have_the_shares_that_their_setting_says(served):
 def test_every_way_is_tried_and_no_exposure_beyond_what_there_is(served):
     pool = gather(served, "valid")
     tried = settings(served, pool.items[:, :10])
-    assert {one.way for one in tried} == {"mmr", "dpp", "xquad", "calibration", "exposure"}
+    ways = {"mmr", "dpp", "xquad", "calibration", "exposure", "tail", "tail in 5 bands"}
+    assert {one.way for one in tried} == ways
     assert all(sum(one.config.exposure.least.values()) <= 1 for one in tried if one.config.exposure)
 
 

@@ -180,7 +180,7 @@ def impression_table(rng: np.random.Generator, visits: Visits, *, items: int, us
     rows = np.flatnonzero(visits.listed[:, 0] >= 0)
     rank = np.tile(np.arange(1, PLACES + 1), len(rows))
     lift = visits.lift[rows].ravel()
-    chance = rank**-POSITION_BIAS * lift / (lift + 5)
+    chance = rank**-POSITION_BIAS * lift / (lift + 5)  # HALF in `answers`
     time = visits.moments.time[rows] - rng.integers(481, 500, len(rows))
     table = {
         "user_id": ids("u", users)[visits.moments.user[rows]].repeat(PLACES),

@@ -15,7 +15,7 @@ import numpy as np
 from recsys.data.requests import query_requests, serving_requests
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, item_keys, stored_items
-from recsys.retrieval.index import ItemIndex, Shard, needs_rebuild
+from recsys.retrieval.index import ItemIndex, needs_rebuild
 from recsys.retrieval.kinds import SMALL, IndexConfig
 from recsys.retrieval.tuning import Tuned, tuned_index
 from recsys.shards import fingerprint, publish_folder, write_atomic
@@ -88,24 +88,32 @@ class _Kept:
     def follow(self, vectors: np.ndarray, keys: np.ndarray, build: Callable[[], Tuned]) -> ItemIndex:
         """The index of these items: what lies there, with a shard of what is new beside it, or one built afresh."""
         known = self._keys()
-        if known is not None:
+        anew = known is not None and self._said()["settings"]["rescore"] > 1  # by the vectors that it was built of
+        if known is not None and np.array_equal(known, keys):
+            return ItemIndex.load(self.path, vectors if anew else None)
+        if known is not None and not anew:
             rows, new = find_keys(keys, known), np.flatnonzero(find_keys(known, keys) < 0)
             if not needs_rebuild(len(new) + int((rows < 0).sum()), len(keys)):
-                return _joined(ItemIndex.load(self.path, _Moved(vectors, rows)), rows, vectors, new)
+                delta = np.asarray(vectors[new], dtype=np.float32)
+                return ItemIndex.load(self.path).patched(rows.astype(np.int32), delta, new.astype(np.int32))
         with publish_folder(self.folder) as made:
             build().save(made / self.path.name)
             np.save(made / "keys.npy", keys)
             write_atomic(made / "asked.json", json.dumps(self.asked))
         return ItemIndex.load(self.path, vectors)
 
+    def _said(self) -> dict[str, Any]:
+        """What lies beside the index."""
+        return _read(self.path.with_suffix(".json"))
+
     def made_from(self, index: ItemIndex) -> str:
         """Fingerprint of an index that `follow` gave."""
         moved = [None if one.items is None else one.items.tolist() for one in index.shards]
-        return fingerprint(_read(self.path.with_suffix(".json"))["file"], moved)
+        return fingerprint(self._said()["file"], moved)
 
     def told(self, index: ItemIndex) -> str:
         """How it searches, in words."""
-        said, changed = _read(self.path.with_suffix(".json")), any(one.items is not None for one in index.shards)
+        said, changed = self._said(), any(one.items is not None for one in index.shards)
         speed = (
             f"{said['queries_per_second']:,.0f} queries/s ({said['flat_queries_per_second']:,.0f} with all compared)"
         )
@@ -137,25 +145,3 @@ def _asked(retriever: OpenRetriever, items: np.ndarray, config: IndexConfig) -> 
         rows = np.sort(rng.permutation(len(data.queries))[:most])
         found += embed_requests(retriever, items, query_requests(data, rows))
     return np.concatenate(found) if found else np.asarray(items, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class _Moved:
-    """The vectors of an index's rows, whose items stand elsewhere by now; those of tombstones mean nothing."""
-
-    vectors: np.ndarray  # [N, D]
-    rows: np.ndarray  # [rows] int64 item of each row, -1 for a tombstone
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        return self.vectors[np.maximum(self.rows[rows], 0)]
-
-
-def _joined(base: ItemIndex, rows: np.ndarray, vectors: np.ndarray, new: np.ndarray) -> ItemIndex:
-    """The base, whose rows are the items `rows` now, and an exact shard of the items `new`."""
-    if not len(new) and np.array_equal(rows, np.arange(len(vectors))):
-        return base
-    shards = [Shard(rows=base.shards[0].rows, items=rows.astype(np.int32))]
-    if len(new):
-        fresh = ItemIndex.build(np.asarray(vectors[new], dtype=np.float32))
-        shards.append(Shard(rows=fresh.shards[0].rows, items=new.astype(np.int32)))
-    return ItemIndex(shards)

@@ -26,13 +26,29 @@ def reciprocal_rank(union: np.ndarray, *lists: np.ndarray) -> np.ndarray:
 
     Cormack, Clarke and Buettcher 2009. A list that does not hold it adds nothing; -inf at padding.
     """
-    scores = np.zeros(union.shape)
-    for ranked in lists:
-        for row, found in enumerate(ranked):
-            items = found[found >= 0]
-            real = union[row][union[row] >= 0]
-            scores[row, np.searchsorted(real, items)] += 1 / (RRF_K + 1 + np.arange(len(items)))
+    scores = sum((1 / (RRF_K + 1 + ranks(union, ranked)) for ranked in lists), np.zeros(union.shape))
     return np.where(union >= 0, scores, -np.inf)
+
+
+def ranks(union: np.ndarray, ranked: np.ndarray) -> np.ndarray:
+    """[B, U] float64 place of each item of a union in one of its lists [B, K], from 0; infinite where it is not."""
+    found = np.full(union.shape, np.inf)
+    for row, own in enumerate(ranked):
+        items, real = own[own >= 0], union[row][union[row] >= 0]
+        found[row, np.searchsorted(real, items)] = np.arange(len(items))
+    return found
+
+
+def shared_out(union: np.ndarray, first: np.ndarray, other: np.ndarray, places: int) -> np.ndarray:
+    """[B, U] bool: the candidates of lists as long as `first` [B, K] in which `other` [B, K'] fills some places.
+
+    The best of `first` have all places but `places`; the best of `other` that are not among them have those, and where
+    it proposes too few, the rest of `first`.
+    """
+    length = first.shape[1]
+    own, others = ranks(union, first), ranks(union, other)
+    order = np.where(own < length - places, own, np.where(np.isfinite(others), length + others, 1e9 + own))
+    return np.argsort(np.argsort(order, axis=1, kind="stable"), axis=1) < length
 
 
 def weighted(union: np.ndarray, dense: np.ndarray, lexical: np.ndarray, weight: float) -> np.ndarray:

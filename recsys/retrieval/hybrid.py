@@ -12,7 +12,7 @@ from recsys.data.sampling import uniform
 from recsys.data.split import SECOND
 from recsys.errors import InputError
 from recsys.retrieval.embed import OpenRetriever, embed_requests
-from recsys.retrieval.fusion import best_first, reciprocal_rank, reciprocal_rank_of_first, unite, weighted
+from recsys.retrieval.fusion import best_first, reciprocal_rank, reciprocal_rank_of_first, shared_out, unite, weighted
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.lexical import LexicalConfig, LexicalIndex, best_scored
 
@@ -101,6 +101,9 @@ class Hybrid:
             own = None if allowed is None else allowed.take(rows)
             pool = self._pool(texts[rows], users[rows], items, proposed[rows], own)
             scores = self._scores(pool)
+            if self.config.share is not None:
+                places = round(self.config.share * shape[1])
+                scores = np.where(shared_out(pool.union, pool.proposed, pool.own, places), scores, -np.inf)
             order = best_first(pool.union, scores)[:, : shape[1]]
             width = order.shape[1]
             found.items[rows, :width] = np.take_along_axis(pool.union, order, 1)

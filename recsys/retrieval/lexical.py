@@ -42,7 +42,14 @@ class LexicalConfig:
     (split.second_queries); where there are none, on train queries, which it scores better than any other, so that the
     weight then found is too small."""
 
+    share: float | None = None
+    """Share of a list's places that BM25's own proposals take; the retriever's best have the others, and the fused
+    scores say the order alone: for a retriever that finds nearly all that BM25 does. null: they say who is in it, too.
+    """
+
     def __post_init__(self) -> None:
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise InputError(f"lexical.share is {self.share}; expected a share from 0 to 1, or null.")
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise InputError(f"lexical: k1 is {self.k1} and b {self.b}; expected k1 of at least 0 and b from 0 to 1.")
         if self.candidates < 1:

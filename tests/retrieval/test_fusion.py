@@ -10,6 +10,7 @@ from recsys.retrieval.fusion import (
     best_first,
     reciprocal_rank,
     reciprocal_rank_of_first,
+    shared_out,
     standardise,
     unite,
     weighted,
@@ -50,6 +51,17 @@ def test_reciprocal_rank_fusion_equals_its_formula():
             places = [one.index(item) for one in (listed(ONE[items]), listed(OTHER[items])) if item in one]
             wanted = sum(1 / (60 + place + 1) for place in places) if item >= 0 else -math.inf
             assert score == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("places", [0, 2, 5, 8])
+def test_one_list_fills_some_places_of_the_other(places):
+    union = unite(ONE, OTHER)
+    for row, chosen in enumerate(shared_out(union, ONE, OTHER, places)):
+        one, other, length = listed(ONE[row]), listed(OTHER[row]), ONE.shape[1]
+        wanted = one[: length - places]
+        for item in [*other, *one]:
+            wanted += [item] if item not in wanted and len(wanted) < length else []
+        assert set(listed(union[row][chosen])) == set(wanted)
 
 
 def test_weighted_fusion_equals_its_formula():

@@ -32,7 +32,7 @@ from recsys.retrieval.tuning import Sample, tuned_index
 
 K, TARGET, MEASURED, BLOCK = 100, 0.95, 1000, 2048
 TOPICS, SPREAD, NOISE, ZIPF, SLOPE = 64, 1.0, 0.5, 0.7, 0.5
-PROBES = (4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+PROBES = (4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 
 
 def directions(vectors: np.ndarray) -> np.ndarray:

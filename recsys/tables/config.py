@@ -219,8 +219,8 @@ class DataConfig:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     cache: str = "cache"
-    """Folder for token, vector and layout caches, and records of what was checked; everything in it can be made again.
-    While interactions are laid out it needs room for them twice: about 60 bytes a row."""
+    """Folder for token, vector and layout caches, and records of what was checked; everything in it can be made
+    again."""
 
     def __post_init__(self) -> None:
         for name in self.tables:

@@ -5,9 +5,9 @@
 The tables are made here, part by part: a log in the order of time, items by Zipf's law, most users with few rows
 and some with thousands, an event in each row. Measured is a process of its own that does what a training does before
 its first step: `prepare` (every check of the door, codes, content hash, the split, the layout on disk), then the
-training rows, their loader and the first batch. A second process does the same and finds the layout there. Making the tables is
-not counted; reading torch is in the memory and not in the seconds. Memory is the most that the process ever had
-(ru_maxrss), pages of mapped files included.
+training rows, their loader and the first batch, then the requests of validation. A second process does the same and
+finds the layout there. Making the tables is not counted; reading torch is in the memory and not in the seconds. Memory
+is the most that the process ever had (ru_maxrss), pages of mapped files included.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ def _lay_out(tables: Tables, config: DataConfig, codes: Codes, made: Path) -> No
     np.save(made / "offsets.npy", np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def _write_headers(files: dict[str, BinaryIO], rows: int, codes: Codes) -> None:
+def _write_headers(files: Mapping[str, BinaryIO], rows: int, codes: Codes) -> None:
     """At the start of each file; numpy leaves room in a header for its array to grow, so that it can be put anew."""
     for name, file in files.items():
         shape = (rows, *([len(codes.context)] if name == "context" else []))

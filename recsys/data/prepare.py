@@ -127,7 +127,9 @@ def prepare(config: DataConfig, codes: Codes | None = None) -> Prepared:
     Raises:
         InputError: the tables have faults, or `config` names other columns than the model was trained with.
     """
-    with one_at_a_time(Path(config.cache)):
+    if Checked.read(checked_path(config)) is not None:
+        return _prepare(config, codes)
+    with one_at_a_time(Path(config.cache)):  # who waited finds the record of the one before
         return _prepare(config, codes)
 
 

@@ -1,5 +1,6 @@
 """BM25 beside a retriever: what both propose for a query becomes one list."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -132,7 +133,12 @@ class Hybrid:
         return weighted(pool.union, pool.dense, pool.lexical, self.config.weight)
 
     def best_weight(
-        self, texts: list[str], users: np.ndarray, items: np.ndarray, proposed: np.ndarray, targets: list[np.ndarray]
+        self,
+        texts: list[str],
+        users: np.ndarray,
+        items: np.ndarray,
+        proposed: np.ndarray,
+        targets: Sequence[np.ndarray],
     ) -> float:
         """The weight from 0 to 3 with the highest mean reciprocal rank of the first right item; the least of equals.
 

@@ -6,7 +6,7 @@ what scores so near to it that it may be right.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def right_items(retriever: OpenRetriever, requests: Requests) -> list[np.ndarray
 
 
 def find_negatives(
-    index: ItemIndex, items: np.ndarray, users: np.ndarray, right: list[np.ndarray], targets: list[np.ndarray],
+    index: ItemIndex, items: np.ndarray, users: np.ndarray, right: list[np.ndarray], targets: Sequence[np.ndarray],
     config: MineConfig,
 ) -> tuple[pl.DataFrame, int]:  # fmt: skip
     """The hard negatives of B requests.

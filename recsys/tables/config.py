@@ -231,7 +231,8 @@ class DataConfig:
     history: HistoryConfig = field(default_factory=HistoryConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     cache: str = "cache"
-    """Folder for token, vector and layout caches; everything in it can be made again."""
+    """Folder for token, vector and layout caches, and records of what was checked; everything in it can be made
+    again."""
 
     def __post_init__(self) -> None:
         needs = {

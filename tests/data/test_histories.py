@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from recsys.data import histories as layout
+from recsys.data.codes import code_of, fit_codes
 from recsys.data.prepare import prepare
 from recsys.data.split import SECOND, STAGES, TEST, TRAIN, VALID
 from recsys.tables import (
@@ -18,6 +19,7 @@ from recsys.tables import (
     PolicyConfig,
     SplitConfig,
     UsersConfig,
+    check,
     links,
     validate,
 )
@@ -159,3 +161,27 @@ def test_a_table_whose_users_have_no_rows_is_laid_out(tmp_path):
     config = settings(tmp_path, SplitConfig())
     found = prepare(replace(config, interactions=replace(config.interactions, target_events=None))).histories
     assert (len(found), len(found.item), int(found.offsets[-1])) == (USERS, 1, 1)
+
+
+def held_whole(frame: pl.LazyFrame) -> bool:
+    """Whether polars reads a column whole to answer, in place of passing it on in pieces."""
+    plan = frame.show_graph(plan_stage="physical", engine="streaming", show=False, raw_output=True)
+    return any(step in str(plan) for step in ("columnar-function", "in-memory-map"))
+
+
+def test_the_pass_that_deals_rows_holds_no_column_whole(tmp_path):
+    write_tables(tmp_path / "tables", 2, parts=2)
+    config = settings(tmp_path, SplitConfig(by="column"))
+    tables = check(config)
+    assert tables.interactions is not None
+    assert held_whole(tables.interactions.select(pl.col("event").replace_strict(["buy"], [1], default=0)))
+    assert not held_whole(layout._coded_rows(tables, config, fit_codes(tables, config), [(0, 9), (9, USERS)]))
+
+
+@pytest.mark.parametrize("known", [[], ["b"], [f"v{value}" for value in range(300)] + ["b", "3"]])
+def test_codes_are_places_in_the_list_of_known_values(known):
+    cells = pl.DataFrame({"word": ["b", None, "", "v7", "new"], "number": [3, None, 4, 5, 3]})
+    found = cells.lazy().select(code_of(pl.col("word"), known), code_of(pl.col("number"), known)).collect()
+    for name in cells.columns:
+        expected = [known.index(str(cell)) + 1 if str(cell) in known else 0 for cell in cells[name]]
+        assert found[name].to_list() == expected

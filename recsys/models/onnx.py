@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def write_graph(graph: Graph, path: Path) -> None:
 
 
 def quantize(path: Path, to: Path) -> None:
-    """Weights as int8, one scale for each column; what goes in is scaled row by row while it runs (dynamic)."""
+    """Weights as int8, one scale for each column; what a product is given is scaled as a whole, each time (dynamic)."""
     with _extra("Exporting to int8"):
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -59,9 +60,22 @@ def quantize(path: Path, to: Path) -> None:
     products = [node for node in model.graph.node if node.op_type in ("MatMul", "Gemm")]
     narrow = [node.name for node in products if min(weights.get(node.input[1], ()), default=0) < _NARROW]
     renamed = [f"{name}_MatMul" for name in narrow]  # of a Gemm, which the quantiser takes apart before it looks
+    _part_weights(model)
     del model.graph.value_info[:]  # shapes in between: the quantiser infers them anew
     with _quiet():
         quantize_dynamic(model, to, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=narrow + renamed)
+
+
+def _part_weights(model: Any) -> None:
+    """Give each Gemm weights of its own: the quantiser turns them round in place, once for every Gemm that has them."""
+    weights, taken = {one.name: one for one in model.graph.initializer}, set()
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and node.input[1] in weights:
+            if node.input[1] in taken:
+                own = model.graph.initializer.add()
+                own.CopyFrom(weights[node.input[1]])
+                own.name = node.input[1] = f"{own.name}/{node.name}"
+            taken.add(node.input[1])
 
 
 def difference(graph: Graph, session: "Session") -> float:

@@ -87,23 +87,31 @@ def test_vectors_that_are_cached_by_an_encoders_weights_are_told_apart(text_sess
     assert served.content_hash() == again.content_hash() != encoder.content_hash()
 
 
-def test_int8_is_smaller_near_and_leaves_narrow_matrices_alone(text_session, tmp_path):
-    class Narrow(Graph):
-        def __init__(self) -> None:
-            super().__init__({"values": Input(shape=("items", 64))}, ("scores",))
-            self.wide, self.narrow = nn.Linear(64, 64), nn.Linear(64, 1)
-
-        def forward(self, *tensors: Tensor) -> tuple[Tensor]:
-            return (self.narrow(self.wide(tensors[0])),)
-
+def test_int8_is_smaller_and_near(text_session, tmp_path):
     quantize(text_session.path, tmp_path / "text.int8.onnx")
     assert 2 * (tmp_path / "text.int8.onnx").stat().st_size < text_session.path.stat().st_size
     assert 0 < difference(TextGraph(words(), pairs=True), Session(tmp_path / "text.int8.onnx")) < 0.3
-    session = written(Narrow(), tmp_path)
-    quantize(session.path, tmp_path / "narrow.int8.onnx")
-    kinds = operators(tmp_path / "narrow.int8.onnx")
-    assert kinds.count("MatMulInteger") == 1
-    assert len({"Gemm", "MatMul"} & set(kinds)) == 1
+
+
+class Twice(Graph):
+    """Reads two inputs by one wide layer, and scores both by a narrow one."""
+
+    def __init__(self) -> None:
+        super().__init__({name: Input(shape=(name, 64)) for name in ("items", "queries")}, ("first", "second"))
+        torch.manual_seed(0)
+        self.wide, self.narrow = nn.Linear(64, 32), nn.Linear(32, 1)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.narrow(self.wide(one)) for one in tensors)
+
+
+def test_int8_takes_weights_that_are_used_twice_and_leaves_narrow_ones_alone(tmp_path):
+    session = written(Twice(), tmp_path)
+    quantize(session.path, tmp_path / "int8.onnx")
+    assert 0 < difference(Twice(), Session(tmp_path / "int8.onnx")) < 0.05
+    kinds = operators(tmp_path / "int8.onnx")
+    assert kinds.count("MatMulInteger") == 2
+    assert sum(kinds.count(kind) for kind in ("Gemm", "MatMul")) == 2
 
 
 def operators(path: Path) -> list[str]:
@@ -192,6 +200,8 @@ def test_a_pruner_of_every_source_gives_the_same_logits_whatever_a_batch_lacks(t
     ]  # fmt: skip
     for case in cases:
         torch.testing.assert_close(OnnxJudge(session)(case), model.judge(case), rtol=0, atol=1e-4)
+    quantize(session.path, tmp_path / "int8.onnx")
+    assert OnnxJudge(Session(tmp_path / "int8.onnx"))(batch).isfinite().any()
 
 
 class _Fixed(Session):

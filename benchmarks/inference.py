@@ -92,7 +92,7 @@ def stream(folder: Path, items: int, users: list[int], width: int, clusters: int
     sizes = Sizes(
         items=items, item_category=[], item_number=0, user_category=[], user_number=0, context=[], event=0, vocab=0
     )
-    model = Retriever(made, sizes)
+    model = Retriever(made, sizes, None)
     assert model.items.id is not None
     assert model.users.out is not None
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""The command line: train, infer, validate, plan, where, report, compare, ablate, tradeoff, demo.
+"""The command line: train, infer, validate, plan, where, report, compare, ablate, tradeoff, learn, demo.
 
 A fault that the user can mend is one sentence and exit code 2.
 """
 
+import io
 import logging
 import os
 import shlex
@@ -42,10 +43,12 @@ HELP = """recsys: candidate generation and second selection with pretrained mode
                   is B better than A, and where? A table and one page: compare.html in the last RUN
   recsys ablate   RUN [--all_items]          what each source is worth to a run of infer, or to a pruner of judgements:
                                              each is hidden in turn
-  recsys tradeoff RUN [--tail=SHARE] [--non_head=SHARE] [--coverage=SHARE]
+  recsys tradeoff RUN [--tail=SHARE] [--non_head=SHARE] [--coverage=SHARE] [--users=20000]
                   what diverse lists cost: every way of re-ranking at a range of settings, a table and RUN/tradeoff.png;
                   marks the setting that has a share of tail (and unseen), or of all but head items, or a coverage, at
                   the least loss
+  recsys learn    RUN IMPRESSIONS            from lists that were shown: how much each place is looked at, and what each
+                                             item's clicks say (RUN/learnt.parquet)
   recsys demo     [--size=N] [--language=zh] the whole journey on data that is made on the spot
 
 CONFIG is a YAML file; each of its keys can be overridden, e.g. --optim.epochs=3 --data.root=DIR.
@@ -85,7 +88,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     commands = {"train": _train, "infer": _infer, "validate": _validate, "report": _report, "compare": _compare}
-    commands |= {"demo": _demo, "ablate": _ablate, "tradeoff": _tradeoff, "where": _where, "plan": _plan}
+    commands |= {
+        "demo": _demo,
+        "ablate": _ablate,
+        "tradeoff": _tradeoff,
+        "learn": _learn,
+        "where": _where,
+        "plan": _plan,
+    }
     if name not in commands:
         raise InputError(f"Unknown command {name!r}.{nearest(name, commands)} Expected one of {', '.join(commands)}.")
     return commands[name]
@@ -249,8 +259,7 @@ def _ablate(arguments: list[str]) -> int:
 
         print(print_judged(ablate_judged(run)))
         return 0
-    if not (run / "infer.yaml").is_file():
-        raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
+    _inference_run(arguments[0])
     found = ablate(parse_run(InferRun, [str(run / "infer.yaml")]), all_items="--all_items" in arguments)
     path = write_ablations(run, found)
     print(print_ablation(read_ablation(read_json(path), str(path))))
@@ -263,15 +272,17 @@ def _tradeoff(arguments: list[str]) -> int:
         return 0
     from recsys.config import parse_run
     from recsys.recommend.settings import InferRun
-    from recsys.recommend.tradeoff import draw_tradeoff, write_tradeoff
+    from recsys.recommend.tradeoff import MOST, draw_tradeoff, write_tradeoff
     from recsys.reports.files import read_json
     from recsys.reports.tradeoff import draw_png, print_tradeoff, read_tradeoff
     from recsys.shards import write_atomic
 
-    run, wanted = Path(arguments[0]), _wanted_shares(arguments[1:])
-    if not (run / "infer.yaml").is_file():
-        raise InputError(f"{run} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
-    path = write_tradeoff(run, draw_tradeoff(parse_run(InferRun, [str(run / "infer.yaml")]), wanted))
+    run, options = (
+        _inference_run(arguments[0]),
+        _options(arguments[1:], ("--tail", "--non_head", "--coverage", "--users")),
+    )
+    most, wanted = _count(options.pop("--users", str(MOST))), _wanted_shares(options)
+    path = write_tradeoff(run, draw_tradeoff(parse_run(InferRun, [str(run / "infer.yaml")]), wanted, most))
     prices = read_tradeoff(read_json(path), str(path))
     assert prices is not None
     print(print_tradeoff(prices))
@@ -280,10 +291,47 @@ def _tradeoff(arguments: list[str]) -> int:
     return 0
 
 
-def _wanted_shares(arguments: list[str]) -> dict[str, float]:
+def _learn(arguments: list[str]) -> int:
+    if _asks_for_help(arguments):
+        return 0
+    if len(arguments) != 2:
+        raise InputError("Expected a run of infer and a table: recsys learn RUN IMPRESSIONS")
+    from recsys.config import parse_run
+    from recsys.data.prepare import prepare
+    from recsys.recommend.learn import LEARNT, learn, print_learnt, read_impressions
+    from recsys.recommend.loop import ExploreConfig
+    from recsys.recommend.run import InferRun
+    from recsys.shards import write_atomic
+
+    run = _inference_run(arguments[0])
+    config = parse_run(InferRun, [str(run / "infer.yaml")]).data
+    data = prepare(config)
+    ids = data.tables.items[config.items.id]
+    found = learn(data, ids, read_impressions(Path(arguments[1]), ids), ExploreConfig())
+    print(print_learnt(found))
+    content = io.BytesIO()
+    found.items.write_parquet(content)
+    write_atomic(run / LEARNT, content.getvalue())
+    print(run / LEARNT)
+    return 0
+
+
+def _inference_run(folder: str) -> Path:
+    if not (Path(folder) / "infer.yaml").is_file():
+        raise InputError(f"{folder} is no run of infer: it has no infer.yaml. Make one with: infer.py recommend CONFIG")
+    return Path(folder)
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or not int(value):
+        raise InputError(f"--users is {value!r}; expected a number of users from 1.")
+    return int(value)
+
+
+def _wanted_shares(options: dict[str, str]) -> dict[str, float]:
     """Least values of measures: --tail=.3 is tail@10 of .3."""
     found = {}
-    for name, value in _options(arguments, ("--tail", "--non_head", "--coverage")).items():
+    for name, value in options.items():
         try:
             found[f"{name.removeprefix('--')}@10"] = float(value)
         except ValueError as error:

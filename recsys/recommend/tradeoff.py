@@ -29,15 +29,15 @@ from recsys.recommend.settings import InferRun
 from recsys.results import TRADEOFF
 from recsys.shards import write_atomic
 
-STRENGTHS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
+STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Lambdas that are tried."""
-FACTORS = (1.1, 1.25, 1.4, 1.5, 1.6, 1.75, 2.0, 2.5)
+FACTORS = (1.25, 1.5, 1.75, 2.0, 2.5)
 """By which exposure targets raise the shares of torso, tail and unseen items."""
-TAILS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+TAILS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 """Shares of the tail that are tried beside the torso's own, as a whole and in bands."""
 BANDS = 5
 MOST = 20_000
-"""Requests that are asked; of more, so many are drawn."""
+"""Users that are asked, if not otherwise said."""
 _RESAMPLES = 200  # for what is no mean over requests
 _BLOCK = 256
 
@@ -96,15 +96,17 @@ class Tradeoff:
         return max(fit, key=lambda number: self.points[number].measures["ndcg@10"].mean, default=None)
 
 
-def draw_tradeoff(config: InferRun, wanted: dict[str, float]) -> Tradeoff:
-    """Re-rank the run's candidates in every setting. Raises InputError where the split has no answers."""
+def draw_tradeoff(config: InferRun, wanted: dict[str, float], most: int = MOST) -> Tradeoff:
+    """Re-rank the run's candidates in every setting, for at most so many users. Raises InputError where the split has
+    no answers.
+    """
     until = config.data.history.until
     if until not in ("valid", "test"):
         raise InputError(f"data.history.until is {until!r}; expected valid or test, whose answers are known.")
     if config.threads:
         torch.set_num_threads(config.threads)
     cascade = Cascade.open(config.retriever, config.pruner, config.data, config.candidates, config.decision)
-    pool = gather(cascade, str(until))
+    pool = gather(cascade, str(until), most)
     base = Setting(way="models", strength=0.0, config=RerankConfig())
     meter = Meter.of(cascade, pool)
     first = listed(cascade, pool, base)
@@ -119,14 +121,14 @@ def draw_tradeoff(config: InferRun, wanted: dict[str, float]) -> Tradeoff:
     )
 
 
-def gather(cascade: Cascade, until: str) -> Pool:
-    """The candidates of every user who has an answer, at most `MOST` of them."""
+def gather(cascade: Cascade, until: str, most: int = MOST) -> Pool:
+    """The candidates of every user who has an answer; of more than `most`, so many are drawn."""
     if cascade.data.histories is None:
         raise InputError("recsys tradeoff is about users' lists, and this data set has no interactions.")
     requests = user_requests(cascade.data, STAGES[until])
     if not len(requests):
         raise InputError(f"No user has an answer in the split {until}; there is nothing to measure by.")
-    rows = np.sort(np.random.default_rng(0).permutation(len(requests))[:MOST])
+    rows = np.sort(np.random.default_rng(0).permutation(len(requests))[:most])
     requests, items, chances = requests.take(rows), [], []
     for start in range(0, len(requests), _BLOCK):
         lists = cascade.propose(requests.take(np.arange(start, min(start + _BLOCK, len(requests)))), None)
@@ -239,7 +241,7 @@ class Meter:
         if self.mixes is not None and self.own is not None:
             each[f"divergence@{SHOWN}"] = calibration_divergence(lists, self.mixes, self.own)
         lost = ratio_interval(worth, self.base, self.weights)
-        measures = {"loss": Interval(mean=-lost.mean, low=-lost.high, high=-lost.low)}
+        measures = {"loss": Interval(mean=0 - lost.mean, low=0 - lost.high, high=0 - lost.low)}
         measures |= {name: mean_interval(values, self.weights) for name, values in each.items()}
         return Point(way=setting.way, strength=setting.strength, measures={**measures, **self._of_all(lists)})
 

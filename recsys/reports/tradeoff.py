@@ -153,16 +153,20 @@ def _ways(prices: Prices) -> list[str]:
 
 
 def _panel(axes: "Axes", prices: Prices, name: str) -> None:
-    """nDCG@10 over one measure: a line for each way from the models' own lists on, with the ends of the intervals."""
+    """nDCG@10 over one measure: a line for each way from the models' own lists on, with the ends of the intervals:
+    across of the measure, up of what is lost.
+    """
     base = prices.points[0]
+    whole = base.measures["ndcg@10"].mean
     for way, colour in zip(_ways(prices), (*LOUD, *QUIET), strict=False):
         points = [base, *(point for point in prices.points if point.way == way)]
-        across, up = ([point.measures[one] for point in points] for one in (name, "ndcg@10"))
-        axes.plot([one.mean for one in across], [one.mean for one in up], "o-", color=colour, label=way, markersize=3.5)
-        for x, y in zip(across[1:], up[1:], strict=True):
-            axes.plot([x.mean, x.mean], [y.low, y.high], color=colour, linewidth=0.7)
-            axes.plot([x.low, x.high], [y.mean, y.mean], color=colour, linewidth=0.7)
-    axes.plot(base.measures[name].mean, base.measures["ndcg@10"].mean, "o", color=INK, markersize=6)
+        across, lost = ([point.measures[one] for point in points] for one in (name, "loss"))
+        up = [whole * (1 - one.mean) for one in lost]
+        axes.plot([one.mean for one in across], up, "o-", color=colour, label=way, markersize=3.5)
+        for x, y, loss in zip(across[1:], up[1:], lost[1:], strict=True):
+            axes.plot([x.mean] * 2, [whole * (1 - loss.high), whole * (1 - loss.low)], color=colour, linewidth=0.7)
+            axes.plot([x.low, x.high], [y, y], color=colour, linewidth=0.7)
+    axes.plot(base.measures[name].mean, whole, "o", color=INK, markersize=6)
     if prices.marked is not None:
         place = prices.marked.measures[name].mean, prices.marked.measures["ndcg@10"].mean
         axes.plot(*place, "o", color=INK, markersize=11, markerfacecolor="none", markeredgewidth=1.5)

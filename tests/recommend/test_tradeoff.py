@@ -23,7 +23,7 @@ def test_the_first_point_is_what_the_run_measured(journey, tmp_path):
     first = draw_tradeoff(config, {}).points[0]
     for name in ("ndcg@10", "coverage@10", "gini@10", "novelty@10"):
         assert first.measures[name].mean == pytest.approx(measured[name], abs=1e-9)
-    assert first.measures["loss"] == Interval(mean=-0.0, low=-0.0, high=-0.0)
+    assert first.measures["loss"] == Interval(mean=0, low=0, high=0)
 
 
 def test_exposures_have_the_shares_that_their_setting_says(served):
@@ -33,6 +33,11 @@ def test_exposures_have_the_shares_that_their_setting_says(served):
     segments = served.reranked_by(config).reranker.segments
     assert (segments[lists] == 1).mean() >= 0.5
     assert all(set(row) <= set(pool.items[at]) for at, row in enumerate(lists.tolist()))
+
+
+def test_fewer_users_are_drawn_where_that_is_said(served):
+    assert len(gather(served, "valid", most=15).items) == 15
+    assert len(gather(served, "valid").items) == 40
 
 
 def test_every_way_is_tried_and_no_exposure_beyond_what_there_is(served):
@@ -73,7 +78,10 @@ def test_the_command_writes_a_table_a_picture_and_a_section_of_the_page(journey,
 def test_what_is_no_share_and_what_is_no_run_are_refused(journey, tmp_path, capsys):
     assert main(["tradeoff", str(tmp_path)]) == 2
     assert "is no run of infer" in capsys.readouterr().err
+    (tmp_path / "infer.yaml").touch()
     assert main(["tradeoff", str(tmp_path), "--tail=many"]) == 2
     assert "expected a share of the places" in capsys.readouterr().err
+    assert main(["tradeoff", str(tmp_path), "--users=0"]) == 2
+    assert "expected a number of users" in capsys.readouterr().err
     with pytest.raises(InputError, match="expected valid or test"):
         draw_tradeoff(journey.infer("--data.history.until=null", output=tmp_path), {})

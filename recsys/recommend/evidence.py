@@ -87,12 +87,20 @@ class Catalogue:
         fields = [*roles.items.category, *roles.items.number]
         profile = [name for name in [*roles.users.category, *roles.users.number] if name in users.columns]
         titles = join_columns(items, roles.items.text[:1] or [roles.items.id])
-        known = {value for values in cascade.data.codes.item_category.values() for value in values}
+        known = known_words(items, [roles.items.id, *roles.items.text])
         return cls(
             titles=[title or str(row) for title, row in zip(titles, items[roles.items.id], strict=True)],
             fields={name: join_columns(items, [name]) for name in fields},
             profile={name: join_columns(users, [name]) for name in profile}, words=Words(known),
         )  # fmt: skip
+
+
+def known_words(items: pl.DataFrame, without: Sequence[str]) -> set[str]:
+    """The values of the columns of strings, or of lists of them, that have no role as id or text."""
+    kinds = (pl.String, pl.List(pl.String))
+    columns = [items[name].explode() if items[name].dtype == pl.List else items[name]
+               for name in items.columns if name not in without and items[name].dtype in kinds]  # fmt: skip
+    return {value for column in columns for value in column.drop_nulls().unique()}
 
 
 class Explainer:

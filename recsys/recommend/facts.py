@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from recsys.recommend.evidence import LEAST, Catalogue, Evidence
+from recsys.recommend.words import says_little
 
 Language = Literal["en", "zh"]
 
@@ -60,9 +61,13 @@ def facts_of(
 def nameable(evidence: Sequence[Evidence], personal: Mapping[str, object]) -> list[Evidence]:
     """The tested pieces that may be named, best first: pieces before whole sources that they are part of."""
     tested = [one for one in evidence if one.worth > LEAST and one.name not in personal]
-    pieces = [one for one in tested if (one.kind in PIECES and one.value) or _is(one, _SIGHT)]
+    pieces = [one for one in tested if (one.kind in PIECES and not _says_little(one)) or _is(one, _SIGHT)]
     whole = [one for one in tested if _is(one, _WHOLE)]
     return sorted(pieces, key=lambda one: -one.worth) + sorted(whole, key=lambda one: -one.worth)
+
+
+def _says_little(one: Evidence) -> bool:
+    return not one.value or (one.kind in ("query", "word") and says_little(one.value))
 
 
 def _says(one: Evidence) -> str:

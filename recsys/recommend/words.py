@@ -3,7 +3,9 @@
 import re
 from collections.abc import Collection
 
-_RUNS = re.compile(r"([\u3400-\u9fff\uf900-\ufaff]+)|[^\W_]+(?:['’.-][^\W_]+)*")
+_CHINESE = r"\u3400-\u9fff\uf900-\ufaff"
+_OTHER = rf"[^\W_{_CHINESE}]+"
+_RUNS = re.compile(rf"([{_CHINESE}]+)|{_OTHER}(?:['’.-]{_OTHER})*")
 _LONGEST = 8  # characters of a known Chinese word
 
 
@@ -44,6 +46,11 @@ class Words:
             found.append((start, start + size))
             start += size
         return found
+
+
+def says_little(word: str) -> bool:
+    """Whether it is a single Chinese character: mostly a piece of a word that is not known."""
+    return len(word) == 1 and "\u3400" <= word <= "\u9fff"
 
 
 def is_chinese(text: str) -> bool:

@@ -141,3 +141,8 @@ def test_words_that_say_nothing_give_no_reason():
         reason(facts(piece("word", "of", "of", 2.0), piece("field", "brand", "Norvik")))
         == "Because of its brand: Norvik."
     )
+
+
+def test_a_single_character_of_a_chinese_word_is_not_named():
+    found = [piece("query", "公", "公", 3.0), piece("word", "精", "精", 2.0), piece("query", "背包", "背包", 1.0)]
+    assert [one.value for one in nameable(found, {})] == ["背包"]

@@ -11,6 +11,7 @@ from recsys.recommend.words import Words, is_chinese
         ("A rain-proof coat, 2.5 kg.", ["A", "rain-proof", "coat", "2.5", "kg"]),
         ("It's Émile's", ["It's", "Émile's"]),
         ("诺维防水背包 Sola12", ["诺", "维", "防水", "背包", "Sola12"]),
+        ("星轨22轻便帐篷", ["星", "轨", "22", "轻", "便", "帐", "篷"]),
         ("...", []),
         ("", []),
     ],

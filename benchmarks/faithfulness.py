@@ -22,7 +22,7 @@ from recsys.recommend.cascade import Cascade
 from recsys.recommend.deletions import Asked
 from recsys.recommend.evidence import Explainer
 from recsys.recommend.faithful import measure
-from recsys.recommend.run import InferRun
+from recsys.recommend.settings import InferRun
 
 
 def drawn(cascade: Cascade, run: Path, until: str, count: int, seed: int) -> tuple[Requests, np.ndarray]:

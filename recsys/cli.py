@@ -300,7 +300,7 @@ def _learn(arguments: list[str]) -> int:
     from recsys.data.prepare import prepare
     from recsys.recommend.learn import LEARNT, learn, print_learnt, read_impressions
     from recsys.recommend.loop import ExploreConfig
-    from recsys.recommend.run import InferRun
+    from recsys.recommend.settings import InferRun
     from recsys.shards import write_atomic
 
     run = _inference_run(arguments[0])

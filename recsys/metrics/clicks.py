@@ -64,10 +64,10 @@ def examination_error(
     seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """[K] standard error of `fit_examination`, by a bootstrap over whole lists (their numbers [n])."""
-    rng, (_, number) = np.random.default_rng(seed), np.unique(lists, return_inverse=True)
+    rng, number = np.random.default_rng(seed), np.asarray(np.unique(lists, return_inverse=True)[1], dtype=np.int64)
     order = np.argsort(number, kind="stable")
-    ends = np.searchsorted(number[order], np.arange(number.max() + 2))
-    fits = []
+    ends: np.ndarray = np.searchsorted(number[order], np.arange(int(number.max()) + 2))
+    fits: list[np.ndarray] = []
     for _ in range(resamples):
         drawn = rng.integers(0, len(ends) - 1, len(ends) - 1)
         rows = order[np.concatenate([np.arange(ends[at], ends[at + 1]) for at in drawn])]

@@ -44,7 +44,7 @@ HISTORY, BLOCK = 10, 1 << 17
 def stage(name: str, config: Path, *options: str) -> dict[str, float]:
     """Run one stage in a process of its own: its seconds and the most MiB that it held."""
     command = [sys.executable, __file__, "--stage", name, str(config), *options]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

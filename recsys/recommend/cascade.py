@@ -31,6 +31,9 @@ from recsys.retrieval.runtime import TORCH, Runtime
 from recsys.shards import folder_hash
 from recsys.tables import DataConfig
 
+HISTORY, PROFILE, POPULARITY, QUERY = "history", "profile", "popularity", "query"
+"""What a list is made from: what its user has done, what is said of him, what all take (nobody known), or words."""
+
 
 class Clock(Protocol):
     """Whoever wants to know what the parts of the work take."""

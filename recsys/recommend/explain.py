@@ -15,7 +15,7 @@ import torch
 from recsys.data.requests import Requests, search_requests, serving_requests
 from recsys.errors import InputError
 from recsys.metrics.long_tail import SEGMENTS, popularity_segments
-from recsys.recommend.cascade import Cascade
+from recsys.recommend.cascade import POPULARITY, Cascade
 from recsys.recommend.claims import Claims
 from recsys.recommend.evidence import Evidence, Explained, Explainer, evidence_frame
 from recsys.recommend.facts import Facts, facts_of
@@ -111,7 +111,7 @@ class _Stage:
         return {**self._told(parts), "seconds": time.perf_counter() - begin, "faithfulness": self._tested()}
 
     def _part(self, number: int) -> pl.DataFrame:
-        lists = pl.read_parquet(self.lists.path(number))
+        lists = pl.read_parquet(self.lists.path(number)).filter(pl.col("basis") != POPULARITY)
         ids = lists[self.key].unique(maintain_order=True)
         frames = [self._some(lists, ids[start : start + _TOGETHER]) for start in range(0, len(ids), _TOGETHER)]
         return pl.concat(frames)

@@ -12,7 +12,7 @@ import torch
 
 from recsys.data.asked import requests_hash
 from recsys.errors import InputError
-from recsys.recommend.cascade import Cascade, Lists
+from recsys.recommend.cascade import POPULARITY, Cascade, Lists
 from recsys.recommend.expose import expose
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.settings import InferRun
@@ -86,7 +86,7 @@ class Job:
         work = (queries_work if search else users_work)(config, cascade)
         if not len(work.rows):
             raise InputError(f"There is nothing to answer: the table of each {work.key} is empty.")
-        who = hashlib.blake2b(work.rows.tobytes(), digest_size=12).hexdigest()
+        who = hashlib.blake2b(work.ids.hash(seed=1).to_numpy().tobytes(), digest_size=12).hexdigest()
         made_from = {**cascade.made_from, "history": asdict(config.data.history), "part": config.part}
         made_from |= {"users or queries": (work.key, who), "threads": torch.get_num_threads()}
         exposed = cascade.reranker is not None and cascade.reranker.config.exposure is not None
@@ -113,7 +113,10 @@ class Job:
         rows, funnel = self.pieces[number], Funnel(self.cascade)
         requests = self.work.requests.take(rows)
         lists = self.cascade.recommend(requests, funnel)
-        frame = _frame(self.cascade, lists, self.work.ids.gather(rows), self.work.key)
+        basis = self.work.basis[rows]
+        if (basis == POPULARITY).any():
+            lists = _popular(self.cascade, lists, basis == POPULARITY)
+        frame = _frame(self.cascade, lists, self.work.ids.gather(rows), self.work.key, basis)
         self.parts.write(number, frame, self.inputs[number])
         funnel.add(lists, requests)
         return funnel
@@ -142,15 +145,42 @@ class Job:
         return json.loads(path.read_text())
 
 
-def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataFrame:
-    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner.
-    Each other target of the pruner has a column of its own, NAME_score.
+def _popular(cascade: Cascade, lists: Lists, strangers: np.ndarray) -> Lists:
+    """The same lists, but those of strangers [B] bool are the items in stock that are taken most; score is how often,
+    beside the first of them.
+    """
+    counts, filters = cascade.data.popularity().astype(np.float64), cascade.data.filters
+    if filters is not None:
+        counts[~filters.of(np.array([-1])).masks[0]] = -1
+    best = np.argsort(-counts, kind="stable")[: cascade.length]
+    best = best[counts[best] >= 0]
+    wider = max(len(best) - lists.items.shape[1], 0)
+
+    def changed(values: np.ndarray, missing: float, own: np.ndarray | float) -> np.ndarray:
+        out = np.pad(values, ((0, 0), (0, wider), *((0, 0),) * (values.ndim - 2)), constant_values=missing)
+        out[strangers] = missing
+        out[strangers, : len(best)] = own
+        return out
+
+    scores = counts[best] / max(counts[best].max(initial=0), 1)
+    pruned, others = lists.pruner_scores, lists.others
+    return replace(
+        lists, items=changed(lists.items, -1, best), scores=changed(lists.scores, 0, scores),
+        retriever_scores=changed(lists.retriever_scores, 0, 0),
+        pruner_scores=None if pruned is None else changed(pruned, 0, 0),
+        others=None if others is None else changed(others, 0, 0),
+    )  # fmt: skip
+
+
+def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str, basis: np.ndarray) -> pl.DataFrame:
+    """Lists as rows: best first, rank from 1, ids as they came in; pruner_score is null where there is no pruner, and
+    both scores for strangers. Each other target of the pruner has a column of its own, NAME_score.
     """
     rows, ranks = np.nonzero(lists.items >= 0)
     none, pruned = pl.repeat(None, len(rows), dtype=pl.Float32, eager=True), lists.pruner_scores
     others, targets = lists.others, [] if cascade.pruner is None else list(cascade.pruner.model.config.targets)
     more = {} if others is None else {f"{name}_score": others[rows, ranks, at] for at, name in enumerate(targets)}
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             key: ids.gather(rows),
             "rank": (ranks + 1).astype(np.int32),
@@ -159,5 +189,8 @@ def _frame(cascade: Cascade, lists: Lists, ids: pl.Series, key: str) -> pl.DataF
             "retriever_score": lists.retriever_scores[rows, ranks],
             "pruner_score": none if pruned is None else pruned[rows, ranks],
             **more,
+            "basis": basis[rows],
         }
     )
+    modelled = pl.col("retriever_score", "pruner_score")
+    return frame.with_columns(pl.when(pl.col("basis") != POPULARITY).then(modelled))

@@ -9,7 +9,7 @@ import polars as pl
 from recsys.data.requests import Requests, answered_queries, search_requests, serving_requests, user_requests
 from recsys.data.split import STAGES
 from recsys.errors import InputError, nearest
-from recsys.recommend.cascade import Cascade
+from recsys.recommend.cascade import HISTORY, POPULARITY, PROFILE, QUERY, Cascade
 from recsys.recommend.settings import InferRun
 from recsys.tables import DataConfig
 
@@ -24,6 +24,8 @@ class Work:
     rows: np.ndarray  # [R] int64, of the users or queries table
     requests: Requests
     judged: np.ndarray  # [J] int64, rows of the whole set that has answers, in its order: these and perhaps others
+    basis: np.ndarray
+    """[R] what each list is made from."""
 
     @property
     def has_answers(self) -> bool:
@@ -32,12 +34,33 @@ class Work:
 
 
 def users_work(config: InferRun, cascade: Cascade) -> Work:
-    """One request for each user, or for each in the file that the config names."""
-    users, until = _wanted_users(config, cascade), config.data.history.until
-    requests = serving_requests(cascade.data, until, users)
-    ids = cascade.data.tables.users[config.data.users.id].gather(users)
-    known = user_requests(cascade.data, STAGES[until]).users if until in STAGES and cascade.data.histories else users
-    return Work(key="user_id", ids=ids, rows=users, requests=requests, judged=known)
+    """One request for each user, or for each in the file that the config names; who is not in the users table is asked
+    about as nobody known.
+    """
+    until, data, key = config.data.history.until, cascade.data, config.data.users.id
+    keys = data.tables.users[key]
+    ids, users = (keys, np.arange(len(keys))) if config.users is None else _wanted_users(Path(config.users), keys)
+    requests = _of_nobody(serving_requests(data, until, np.maximum(users, 0)), users < 0)
+    basis = np.where(requests.ends > 0, HISTORY, PROFILE)
+    if data.histories is not None:
+        basis = np.where(requests.ends > data.histories.offsets[np.maximum(users, 0)], HISTORY, PROFILE)
+    basis = np.where(users < 0, POPULARITY, basis)
+    judged = user_requests(data, STAGES[until]).users if until in STAGES and data.histories else users
+    return Work(key="user_id", ids=ids, rows=users, requests=requests, judged=judged, basis=basis)
+
+
+def _of_nobody(requests: Requests, nobody: np.ndarray) -> Requests:
+    """The same requests, some of them [R] bool by nobody known."""
+    if not nobody.any():
+        return requests
+    empty = np.zeros(0, dtype=np.int64)
+    right = [empty if gone else items for gone, items in zip(nobody, requests.target_rows, strict=True)]
+    grades = [empty if gone else grade for gone, grade in zip(nobody, requests.grades, strict=True)]
+    users, ends, moments = (
+        np.where(nobody, missing, values)
+        for missing, values in ((-1, requests.users), (0, requests.ends), (-1, requests.moments))
+    )
+    return replace(requests, users=users, ends=ends, moments=moments, target_rows=right, grades=grades)
 
 
 def queries_data(data: DataConfig) -> DataConfig:
@@ -56,25 +79,26 @@ def queries_work(config: InferRun, cascade: Cascade) -> Work:
     rows, until = np.arange(len(queries)), config.data.history.until
     known = answered_queries(cascade.data, STAGES[until]) if until in STAGES else rows
     requests = search_requests(cascade.data, until)
-    return Work(key="query_id", ids=table[config.data.queries.id], rows=rows, requests=requests, judged=known)
+    basis = np.full(len(rows), QUERY)
+    return Work(
+        key="query_id", ids=table[config.data.queries.id], rows=rows, requests=requests, judged=known, basis=basis
+    )
 
 
-def _wanted_users(config: InferRun, cascade: Cascade) -> np.ndarray:
-    """[U] int64 distinct rows of the users table, in its order or the file's."""
-    users, key = cascade.data.tables.users, config.data.users.id
-    if config.users is None:
-        return np.arange(len(users))
-    wanted = _read_users(Path(config.users), key).select(pl.col(key).cast(pl.String))
-    known = users.select(pl.col(key).cast(pl.String)).with_row_index("row")
-    found = wanted.join(known, on=key, how="left", maintain_order="left")["row"]
-    missing = np.flatnonzero(found.is_null().to_numpy())
-    if len(missing):
-        rows = ", ".join(str(row + 1) for row in missing[:3])
+def _wanted_users(path: Path, keys: pl.Series) -> tuple[pl.Series, np.ndarray]:
+    """The distinct ids of a file, as the users table writes ids, and [U] int64 their rows there, -1 for a stranger."""
+    wanted = _read_users(path, keys.name)[keys.name].cast(pl.String).cast(keys.dtype, strict=False)
+    wrong = np.flatnonzero(wanted.is_null().to_numpy())
+    if len(wrong):
+        rows = ", ".join(str(row + 1) for row in wrong[:3])
         raise InputError(
-            f"{config.users}: {len(missing)} of {len(wanted)} users are not in the users table (row {rows} first). "
-            "Remove them from the file, or add them to the table."
+            f"{path}: {len(wrong)} of {len(wanted)} rows hold no user id of type {keys.dtype} (row {rows} first). "
+            "Remove them, or mend them."
         )
-    return found.unique(maintain_order=True).to_numpy().astype(np.int64)
+    distinct = wanted.unique(maintain_order=True).alias(keys.name)
+    known = keys.to_frame().with_row_index("row")
+    rows = distinct.to_frame().join(known, on=keys.name, how="left", maintain_order="left")["row"]
+    return distinct, rows.cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def _read_users(path: Path, key: str) -> pl.DataFrame:

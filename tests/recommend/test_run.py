@@ -21,7 +21,7 @@ from recsys.recommend.work import Work
 from recsys.retrieval import engine
 from recsys.shards import Parts
 
-COLUMNS = ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score"]
+COLUMNS = ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score", "basis"]
 
 
 def lists(folder: Path) -> pl.DataFrame:
@@ -73,16 +73,33 @@ def test_a_file_of_users_is_served_in_its_order_and_each_once(journey, tmp_path,
 @pytest.mark.parametrize(
     ("users", "message"),
     [
-        (["u001", "stranger", None], r"2 of 3 users are not in the users table \(row 2, 3 first\)"),
+        (["u001", None], r"1 of 2 rows hold no user id of type String \(row 2 first\)"),
         ([], "names no user"),
     ],
 )
-def test_users_that_nobody_knows_are_refused_without_naming_them(journey, tmp_path, users, message):
+def test_a_file_without_users_is_refused(journey, tmp_path, users, message):
     option = write_users(tmp_path / "users.parquet", users)
-    with pytest.raises(InputError, match=message) as refusal:
+    with pytest.raises(InputError, match=message):
         run_stage("recommend", journey.infer(option, output=tmp_path / "runs"))
-    assert "stranger" not in str(refusal.value)
     assert not (tmp_path / "runs/infer/recommendations").exists()
+
+
+@pytest.mark.parametrize("pruner", [[], ["--pruner=null"]])
+def test_strangers_get_what_is_taken_most_and_are_marked(journey, served, tmp_path, pruner):
+    option = write_users(tmp_path / "users.csv", ["u003", "stranger", "u001"])
+    frame = lists(run_stage("recommend", journey.infer(option, *pruner, output=tmp_path)))
+    assert frame["user_id"].unique(maintain_order=True).to_list() == ["u003", "stranger", "u001"]
+    alone = frame.filter(pl.col("user_id") == "stranger")
+    assert alone["basis"].unique().to_list() == ["popularity"]
+    assert frame.filter(pl.col("user_id") != "stranger")["basis"].unique().to_list() == ["history"]
+    counts = served.data.popularity()
+    wanted = np.argsort(-counts, kind="stable")[: len(alone)]
+    assert alone["item_id"].to_list() == served.item_ids.gather(wanted).to_list()
+    assert alone["score"].to_list() == pytest.approx((counts[wanted] / counts.max()).tolist())
+    assert alone["retriever_score"].null_count() == alone["pruner_score"].null_count() == len(alone)
+    others = write_users(tmp_path / "known.csv", ["u003", "u001"])
+    known = lists(run_stage("recommend", journey.infer(others, *pruner, output=tmp_path / "known")))
+    assert frame.filter(pl.col("user_id") != "stranger")["item_id"].to_list() == known["item_id"].to_list()
 
 
 def test_a_file_of_users_that_cannot_be_read_is_refused(journey, tmp_path):
@@ -242,7 +259,9 @@ def test_lists_that_the_decision_leaves_empty_are_no_fault(journey, tmp_path):
 def test_a_table_without_rows_leaves_nothing_to_answer(journey, served, tmp_path, monkeypatch):
     nobody = np.zeros(0, dtype=np.int64)
     requests = serving_requests(served.data, None, nobody)
-    work = Work(key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests, judged=nobody)
+    work = Work(
+        key="user_id", ids=pl.Series(dtype=pl.String), rows=nobody, requests=requests, judged=nobody, basis=nobody
+    )
     monkeypatch.setattr(serve, "users_work", lambda *_: work)
     monkeypatch.setattr(serve, "open_cascade", lambda *_, **__: served)
     with pytest.raises(InputError, match="nothing to answer: the table of each user_id is empty"):

@@ -64,13 +64,12 @@ def examination_error(
     seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """[K] standard error of `fit_examination`, by a bootstrap over whole lists (their numbers [n])."""
-    rng, (_, number) = np.random.default_rng(seed), np.unique(lists, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    ends = np.searchsorted(number[order], np.arange(number.max() + 2))
-    fits = []
+    rng, order = np.random.default_rng(seed), np.argsort(lists, kind="stable")
+    starts = np.unique(lists[order], return_index=True)[1]
+    each: list[np.ndarray] = np.split(order, starts[1:])  # rows of each list
+    fits: list[np.ndarray] = []
     for _ in range(resamples):
-        drawn = rng.integers(0, len(ends) - 1, len(ends) - 1)
-        rows = order[np.concatenate([np.arange(ends[at], ends[at + 1]) for at in drawn])]
+        rows = np.concatenate([each[at] for at in rng.integers(0, len(each), len(each))])
         fits.append(fit_examination(items[rows], ranks[rows], clicked[rows], places))
     return np.std(np.stack(fits), axis=0, ddof=1)
 

@@ -5,6 +5,7 @@ examination[k] * attraction, and examination[0], of the first place, is 1.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -65,11 +66,11 @@ def examination_error(
 ) -> np.ndarray:  # fmt: skip
     """[K] standard error of `fit_examination`, by a bootstrap over whole lists (their numbers [n])."""
     rng, order = np.random.default_rng(seed), np.argsort(lists, kind="stable")
-    starts = np.unique(lists[order], return_index=True)[1]
-    each: list[np.ndarray] = np.split(order, starts[1:])  # rows of each list
+    ends = np.append(np.unique(lists[order], return_index=True)[1], len(order))
+    each = [order[start:end] for start, end in pairwise(ends.tolist())]  # rows of each list
     fits: list[np.ndarray] = []
     for _ in range(resamples):
-        rows = np.concatenate([each[at] for at in rng.integers(0, len(each), len(each))])
+        rows = np.concatenate([each[at] for at in rng.integers(0, len(each), len(each)).tolist()])
         fits.append(fit_examination(items[rows], ranks[rows], clicked[rows], places))
     return np.std(np.stack(fits), axis=0, ddof=1)
 

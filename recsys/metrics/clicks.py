@@ -67,10 +67,11 @@ def examination_error(
     """[K] standard error of `fit_examination`, by a bootstrap over whole lists (their numbers [n])."""
     rng, order = np.random.default_rng(seed), np.argsort(lists, kind="stable")
     ends = np.append(np.unique(lists[order], return_index=True)[1], len(order))
-    each = [order[start:end] for start, end in pairwise(ends.tolist())]  # rows of each list
+    each: list[np.ndarray] = [order[start:end] for start, end in pairwise(ends.tolist())]  # rows of each list
     fits: list[np.ndarray] = []
     for _ in range(resamples):
-        rows = np.concatenate([each[at] for at in rng.integers(0, len(each), len(each)).tolist()])
+        drawn: list[int] = rng.integers(0, len(each), len(each)).tolist()
+        rows = np.concatenate([each[at] for at in drawn])
         fits.append(fit_examination(items[rows], ranks[rows], clicked[rows], places))
     return np.std(np.stack(fits), axis=0, ddof=1)
 

@@ -5,6 +5,7 @@ examination[k] * attraction, and examination[0], of the first place, is 1.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,13 +65,13 @@ def examination_error(
     seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """[K] standard error of `fit_examination`, by a bootstrap over whole lists (their numbers [n])."""
-    rng, number = np.random.default_rng(seed), np.asarray(np.unique(lists, return_inverse=True)[1], dtype=np.int64)
-    order = np.argsort(number, kind="stable")
-    ends: np.ndarray = np.searchsorted(number[order], np.arange(int(number.max()) + 2))
+    rng, order = np.random.default_rng(seed), np.argsort(lists, kind="stable")
+    ends = np.append(np.unique(lists[order], return_index=True)[1], len(order))
+    each: list[np.ndarray] = [order[start:end] for start, end in pairwise(ends.tolist())]  # rows of each list
     fits: list[np.ndarray] = []
     for _ in range(resamples):
-        drawn = rng.integers(0, len(ends) - 1, len(ends) - 1)
-        rows = order[np.concatenate([np.arange(ends[at], ends[at + 1]) for at in drawn])]
+        drawn: list[int] = rng.integers(0, len(each), len(each)).tolist()
+        rows = np.concatenate([each[at] for at in drawn])
         fits.append(fit_examination(items[rows], ranks[rows], clicked[rows], places))
     return np.std(np.stack(fits), axis=0, ddof=1)
 

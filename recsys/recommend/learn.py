@@ -111,8 +111,8 @@ def print_learnt(found: Learnt) -> str:
     ]
     for name in SEGMENTS:
         rows = found.items.filter(pl.col("segment") == name)
-        looks = float(rows["looks"].sum())
-        rate = f"{float(rows['clicks'].sum()) / looks:.3f}" if looks else "-"
+        looks, clicks = float(rows["looks"].sum()), float(rows["clicks"].sum())
+        rate = f"{clicks / looks:.3f}" if looks else "-"
         never = int((rows["shown"] == 0).sum())
         shown = f"{never:>13,}{rows['shown'].sum():>10,}{rows['drawn'].sum():>10,}{rows['clicks'].sum():>9,}"
         lines.append(f"{name:<10}{len(rows):>8,}{shown}{rate:>10}")

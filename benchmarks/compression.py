@@ -6,9 +6,9 @@
 On the valid split of the retriever's data. Every line is a whole chain: text vectors, item vectors, candidates and,
 with a pruner, its order. Beside torch's chain: the share of nDCG@10 that is kept, the share of requests with the same
 first ten in the same order, and the largest difference in logit (the retriever's score over its temperature; the
-pruner's own; for vectors, the score) of a candidate that both chains have. Speed is the best of three runs over the same
-batches on as many threads: texts of the catalogue, lists of the pruner; and one run of all searches. A student is a
-retriever of its own.
+pruner's own; for vectors, the score) of a candidate that both chains have. Speed is the best of three runs over the
+same batches on as many threads: texts of the catalogue, lists of the pruner; and one run of all searches. A student is
+a retriever of its own.
 """
 
 import argparse

@@ -5,9 +5,10 @@
 
 On the valid split of the retriever's data. Every line is a whole chain: text vectors, item vectors, candidates and,
 with a pruner, its order. Beside torch's chain: the share of nDCG@10 that is kept, the share of requests with the same
-first ten in the same order, and the largest difference in score (the retriever's; the pruner's logits) of a candidate
-that both chains have. Speed is the best of three runs over the same batches on as many threads: texts of the catalogue,
-lists of the pruner; and one run of all searches. A student is a retriever of its own.
+first ten in the same order, and the largest difference in logit (the retriever's score over its temperature; the
+pruner's own; for vectors, the score) of a candidate that both chains have. Speed is the best of three runs over the
+same batches on as many threads: texts of the catalogue, lists of the pruner; and one run of all searches. A student is
+a retriever of its own.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def print_table(lines: list[Line], requests: Requests, total: int) -> None:
     """The first line is what the others are compared with."""
     first = lines[0]
     whole = first.answers.ndcg(requests, total)
-    head = ("", "nDCG@10", "kept", "same top 10", "score gap", "speed", "", "times", "MB")
+    head = ("", "nDCG@10", "kept", "same top 10", "logit gap", "speed", "", "times", "MB")
     print("{:34} {:>8} {:>8} {:>11} {:>10} {:>9} {:12} {:>6} {:>8}".format(*head))
     for line in lines:
         value, times = line.answers.ndcg(requests, total), line.rate / first.rate
@@ -133,8 +134,9 @@ class Chain:
         return cls(cascade=cascade, found=found, logits=logits)
 
     def retrieved(self) -> Answers:
-        """The retriever's lists."""
-        return Answers(items=self.found.items, scores=self.found.scores)
+        """The retriever's lists; scores over the temperature, as it is trained with them."""
+        scale = float(self.cascade.retriever.model.scale)
+        return Answers(items=self.found.items, scores=scale * self.found.scores)
 
     def pruned(self) -> Answers:
         """The pruner's order of them."""

@@ -103,7 +103,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_yaml_alone_runs_the_whole_journey_on_a_strangers_tables(films):
     found = lists(films / "runs/films/recommendations")
-    assert found.columns == ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score"]
+    assert found.columns == ["user_id", "rank", "item_id", "score", "retriever_score", "pruner_score", "basis"]
     assert found["user_id"].unique().sort().to_list() == sorted(f"viewer-{viewer}" for viewer in range(VIEWERS))
     assert found.group_by("user_id").len()["len"].unique().to_list() == [5]
     assert set(found["item_id"]) <= {f"{film:04d}" for film in range(FILMS)}

@@ -55,7 +55,7 @@ def history_attention(without: Counterfactuals, requests: list[int]) -> list[dic
     """
     batch, step = without.user_batch([(request, frozenset()) for request in requests])
     with watched() as weights:
-        without.cascade.retriever.model.encode_users(batch, torch.from_numpy(without.cascade.items))
+        without.cascade.retriever.model.encode_users(batch, without.catalogue)
     own = [one for one in weights if one.shape[-1] == batch.history.shape[1] + 1]
     if not own:
         return [{} for _ in requests]

@@ -127,16 +127,17 @@ class Counterfactuals:
 
     def _user_vectors(self, rows: list[Side]) -> Tensor:
         batch, step = self.user_batch(rows)
-        states = self.cascade.retriever.model.encode_users(batch, self._catalogue)
+        states = self.cascade.retriever.model.encode_users(batch, self.catalogue)
         return states[torch.arange(len(rows)), step]
 
     @cached_property
-    def _catalogue(self) -> Tensor:
+    def catalogue(self) -> Tensor:
+        """[N, D or more] of all items, as the retriever's history encoder reads them."""
         return torch.from_numpy(np.array(self.cascade.items, dtype=np.float32))  # those mapped from disk are read only
 
     def _vectors(self, items: list[Side]) -> Tensor:
         """[S, D or more] of the items, what `encode_items` gives; each is made once."""
-        self._items.update({one: self._catalogue[one[0]] for one in items if not one[1]})
+        self._items.update({one: self.catalogue[one[0]] for one in items if not one[1]})
         missing = [one for one in items if one not in self._items]
         if missing:
             retriever = self.cascade.retriever
@@ -168,7 +169,7 @@ class Counterfactuals:
         """Of whole lists, or of the items that are asked about, with what is gone of these."""
         changed = items is block.asked
         known = torch.from_numpy(np.maximum(block.place if changed else items, 0))
-        vectors = block.vectors if changed else self._catalogue
+        vectors = block.vectors if changed else self.catalogue
         dense = self.cascade.retriever.model.score(block.users, vectors[known]).numpy()
         return Said(items=items, dense=dense, lexical=self._lexical(block, items))
 
@@ -203,7 +204,7 @@ class Counterfactuals:
         return PrunerBatch(
             users=self._users(pruner.features, pruner.words, block.rows, pasts, local),
             items=self._item_batch(pruner.features, pruner.words, rows, gone),
-            item_vector=torch.cat([vectors(self._catalogue)[had], vectors(block.vectors)]).float(),
+            item_vector=torch.cat([vectors(self.catalogue)[had], vectors(block.vectors)]).float(),
             user_vector=block.users.float(),
             candidate=torch.from_numpy(np.where(block.place >= 0, block.place + len(had), -1)),
             retriever_score=torch.zeros(block.place.shape), label=torch.zeros(block.place.shape),

@@ -16,7 +16,7 @@ from recsys.recommend.cascade import POPULARITY, Cascade, Lists
 from recsys.recommend.expose import expose
 from recsys.recommend.funnel import Funnel
 from recsys.recommend.settings import InferRun
-from recsys.recommend.work import Work, queries_data, queries_work, users_work
+from recsys.recommend.work import Work, check_queries, queries_data, queries_work, users_work
 from recsys.retrieval.catalogue import Store
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.index import set_search_threads
@@ -82,6 +82,8 @@ class Job:
 
         With exposure targets these are lists of full length, in a folder pool/ beside `folder`: see `exposed`.
         """
+        if search:
+            check_queries(config.data)
         cascade = open_cascade(config, search=search)
         work = (queries_work if search else users_work)(config, cascade)
         if not len(work.rows):

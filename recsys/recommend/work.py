@@ -12,6 +12,8 @@ from recsys.errors import InputError, nearest
 from recsys.recommend.cascade import HISTORY, POPULARITY, PROFILE, QUERY, Cascade
 from recsys.recommend.settings import InferRun
 from recsys.tables import DataConfig
+from recsys.tables.config import TABLES
+from recsys.tables.formats import open_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +72,18 @@ def queries_data(data: DataConfig) -> DataConfig:
     return replace(data, tables={**data.tables, "relevance": ""}, relevance=replace(data.relevance, match=None))
 
 
+def check_queries(data: DataConfig) -> None:
+    """Refuse data without a queries table, before anything is embedded."""
+    if open_source(data.root, TABLES["queries"], data.tables.get("queries")) is None:
+        remedy = "name one: --data.tables.queries=FILE"
+        raise InputError(f"Stage 'search' needs a queries table and found none below {data.root}; {remedy}")
+
+
 def queries_work(config: InferRun, cascade: Cascade) -> Work:
     """One request for each query."""
     queries, table = cascade.data.queries, cascade.data.tables.queries
-    if queries is None or table is None:
-        remedy = "name one: --data.tables.queries=FILE"
-        raise InputError(f"Stage 'search' needs a queries table and found none below {config.data.root}; {remedy}")
+    assert queries is not None
+    assert table is not None
     rows, until = np.arange(len(queries)), config.data.history.until
     known = answered_queries(cascade.data, STAGES[until]) if until in STAGES else rows
     requests = search_requests(cascade.data, until)

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import InputError
-from recsys.shards import disk_errors, fingerprint, publish_folder, write_atomic
+from recsys.shards import disk_errors, fingerprint, one_at_a_time, publish_folder, write_atomic
 
 _LAYOUT = 1  # of the files; a change makes old stores unused
+_LATEST = 8  # states that may be copied from
 
 
 class Unfinished(Exception):
@@ -130,15 +132,30 @@ class VectorStore:
 
     def _begin(self, state: Path, keys: np.ndarray) -> "_Earlier | None":
         """Make the state's folder, if it is not there; open the earlier state that is copied from, the latest then."""
-        if not state.is_dir():
-            whole = [(path.stat().st_mtime_ns, path.parent.name) for path in self._home.glob("*/DONE")]
-            with publish_folder(state) as made:
-                np.save(made / "keys.npy", keys)
-                _reserve(made / "vectors.npy", (len(keys), self.width), self.dtype)
-                write_atomic(made / "earlier.json", json.dumps(max(whole)[1] if whole else None))
+        with one_at_a_time(self._home):
+            if not (state / "earlier.json").is_file():
+                with publish_folder(state) as made:
+                    np.save(made / "keys.npy", keys)
+                    _reserve(made / "vectors.npy", (len(keys), self.width), self.dtype)
+                    write_atomic(made / "earlier.json", json.dumps(self._nearest(keys)))
         name = json.loads((state / "earlier.json").read_text())
-        found = None if name is None else self._home / name
-        return None if found is None or not (found / "DONE").is_file() else _Earlier.open(found)
+        return None if name is None else _Earlier.open(self._home / name)
+
+    def _nearest(self, keys: np.ndarray) -> str | None:
+        """The name of the whole state that knows most of the keys, of the latest few: tables with one encoder share a
+        store.
+        """
+        found = []
+        for done in self._home.glob("*/DONE"):
+            with suppress(OSError):  # another process removes it
+                found.append((done.stat().st_mtime_ns, done.parent.name))
+        known = {}
+        for _, name in sorted(found)[-_LATEST:]:
+            with suppress(OSError, ValueError):
+                own = np.load(self._home / name / "keys.npy", allow_pickle=False)
+                known[name] = int((find_keys(own, keys) >= 0).sum())
+        best = max(known, key=lambda name: known[name], default=None)
+        return best if best is not None and known[best] else None
 
     def _fill(self, state: Path, number: int, keys: np.ndarray, earlier: "_Earlier | None", encode: Encode) -> None:
         first = number * self.part
@@ -157,9 +174,10 @@ class VectorStore:
 
     def _end(self, state: Path) -> None:
         write_atomic(state / "DONE", "")
-        for path in [] if self.keep else [*self.folder.iterdir(), *self._home.iterdir()]:
-            if path not in (state, self._home):
-                shutil.rmtree(path, ignore_errors=True)  # another process may be doing the same
+        for done in [] if self.keep else self.folder.glob("*/*/DONE"):  # what is being filled has none yet
+            if done.parent != state:
+                done.unlink(missing_ok=True)
+                shutil.rmtree(done.parent, ignore_errors=True)  # another process may be doing the same
 
     def _open(self, state: Path, count: int) -> np.ndarray:
         path, shape = state / "vectors.npy", (count, self.width)
@@ -183,10 +201,13 @@ class _Earlier:
     vectors: np.ndarray  # [N, W]
 
     @classmethod
-    def open(cls, state: Path) -> "_Earlier":
-        keys, vectors = (
-            np.load(state / name, mmap_mode="r", allow_pickle=False) for name in ("keys.npy", "vectors.npy")
-        )
+    def open(cls, state: Path) -> "_Earlier | None":
+        """None where it has gone in the meantime."""
+        try:
+            keys = np.load(state / "keys.npy", mmap_mode="r", allow_pickle=False)
+            vectors = np.load(state / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
         return cls(keys=keys, order=np.argsort(keys, kind="stable"), vectors=vectors)
 
 
@@ -215,10 +236,12 @@ def _reserve(path: Path, shape: tuple[int, int], dtype: str) -> None:
 
 def _write_rows(path: Path, first: int, values: np.ndarray) -> None:
     """Write rows to their place. Not through a memory map, whose writer a full disk kills without a word."""
-    with disk_errors(path), path.open("r+b") as file:
+    with path.open("rb") as file:
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
-        file.seek(file.tell() + first * values.shape[1] * values.itemsize)
+        start = file.tell() + first * values.shape[1] * values.itemsize
+    with disk_errors(path), os.fdopen(os.open(path, os.O_WRONLY), "wb") as file:  # never a page read with a neighbour's
+        file.seek(start)
         file.write(values.data)
         file.flush()
         os.fsync(file.fileno())

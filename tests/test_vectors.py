@@ -97,6 +97,34 @@ def test_earlier_states_stay_or_go(tmp_path):
     assert read(tidy, TEXTS)[1] == list(range(7, 17))
 
 
+def test_another_table_of_the_same_encoder_does_not_stand_in_the_way(tmp_path):
+    read(store(tmp_path), TEXTS)
+    read(store(tmp_path), ["text 900", "text 901"])
+    assert read(store(tmp_path), [*TEXTS, "text 902"])[1] == [20]
+
+
+def test_a_state_that_is_being_filled_stays_when_another_is_whole(tmp_path):
+    tidy = replace(store(tmp_path), keep=False)
+
+    def encode(rows: np.ndarray) -> np.ndarray:
+        if rows[0] == 6:
+            read(tidy, TEXTS[:3])
+        return np.array([plain(TEXTS[row]) for row in rows], dtype=np.float32)
+
+    assert tidy.read(keys(TEXTS), encode).tolist() == [plain(text) for text in TEXTS]
+
+
+def test_a_state_of_which_little_is_left_is_made_anew(tmp_path):
+    read(store(tmp_path), TEXTS)
+    state = next((tmp_path / "store").glob("*/*/DONE")).parent
+    for path in state.iterdir():
+        if path.name != "part-00001.json":
+            path.unlink()
+    found, asked = read(store(tmp_path), TEXTS)
+    assert found.tolist() == [plain(text) for text in TEXTS]
+    assert asked == list(range(20))
+
+
 def test_the_shares_of_several_processes_make_the_file_of_one(tmp_path):
     read(store(tmp_path / "one"), TEXTS)
     for number in (1, 2):

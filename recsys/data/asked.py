@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from recsys.data.prepare import Prepared
+from recsys.data.prepare import Prepared, Queries
 from recsys.data.requests import Requests
 
 
@@ -22,13 +22,18 @@ def requests_hash(data: Prepared, requests: Requests) -> str:
         digest.update(np.ascontiguousarray(values).data)
     digest.update(f"{requests.before} {None if requests.among is None else requests.among.tolist()}".encode())
     if data.queries is not None:
-        asked, order = requests.queries[requests.queries >= 0], data.queries.order
+        asked = requests.queries[requests.queries >= 0]
         earlier = np.flatnonzero(np.isin(data.queries.user, users[known]))  # searches that stand in a history
+        place = {user: at for at, user in enumerate(users.tolist())}
         for rows in (asked, earlier):
-            digest.update(
-                repr([(data.queries.texts[row], data.queries.user[row] >= 0, order[row]) for row in rows]).encode()
-            )
+            digest.update(repr([_search(data.queries, row, place) for row in rows.tolist()]).encode())
     return digest.hexdigest()
+
+
+def _search(queries: Queries, row: int, place: dict[int, int]) -> tuple[object, ...]:
+    """The words of a query, whose it is among the requests, when it was asked, and of which split it is."""
+    whose = place.get(int(queries.user[row]), -1)
+    return queries.texts[row], whose, float(queries.order[row]), int(queries.stage[row])
 
 
 def _histories(data: Prepared, requests: Requests) -> list[np.ndarray]:
@@ -40,13 +45,10 @@ def _histories(data: Prepared, requests: Requests) -> list[np.ndarray]:
     first = histories.offsets[requests.users[some]]
     lengths = np.maximum(requests.ends[some] - first, 0)
     rows = np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-    moments = requests.moments[requests.moments >= 0]
-    columns = (
-        histories.item,
-        histories.order,
-        histories.position,
-        histories.event,
-        histories.target,
-        histories.context,
-    )
-    return [lengths, *(column[rows] for column in columns), histories.order[moments], histories.context[moments]]
+    moments, ends = requests.moments[requests.moments >= 0], requests.ends[some]
+    hidden = ends[
+        ends < histories.offsets[requests.users[some] + 1]
+    ]  # the first row that is not seen ends the searches
+    seen = (histories.item, histories.order, histories.position, histories.event, histories.target, histories.context)
+    told = histories.order[moments], histories.context[moments], histories.order[hidden]
+    return [lengths, *(column[rows] for column in seen), *told]

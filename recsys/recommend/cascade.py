@@ -70,11 +70,8 @@ class OpenPruner:
     """How the lists that it learnt from were fused with a lexical source's; None: they were not."""
 
     @classmethod
-    def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever, share: tuple[int, int] = (0, 1)) -> Self:
-        """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever.
-
-        `share` is that of `OpenRetriever.open`.
-        """
+    def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
+        """Load RUN/model. Raises InputError if it was trained on the candidates of another kind of retriever."""
         folder = run / "model"
         model = retriever.runtime.load_pruner(folder).to(retriever.device)
         width, codes = retriever.model.width, Codes.load(folder / "codes.json")
@@ -89,7 +86,7 @@ class OpenPruner:
             said = read_notes(retriever.data.tables, config, codes)
             _check_notes(model, said, folder)
         data = replace(retriever.data, notes=said)
-        features = open_features(words, data, config, model.image, notes=model.config.notes, hidden=hidden, share=share)
+        features = open_features(words, data, config, model.image, notes=model.config.notes, hidden=hidden)
         pairs = open_pairs(folder, model, retriever.data, config, hidden)
         path = folder / "lexical.json"
         lexical = json.loads(path.read_text()) if path.is_file() else None

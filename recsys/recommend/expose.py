@@ -16,7 +16,7 @@ from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade, Lists
 from recsys.recommend.exposure import Exposure, solve
 from recsys.recommend.rerank import Reranker, dealt
-from recsys.shards import Parts, write_atomic
+from recsys.shards import Parts, fingerprint, write_atomic
 
 PRICES = "exposure.json"
 """In the run's folder: the groups, what they were to have, have and cost."""
@@ -40,8 +40,10 @@ def expose(
     assert reranker is not None
     assert reranker.config.exposure is not None
     parts = Parts.open(folder, {"lists": long.fingerprint, "places": reranker.places}, overwrite=overwrite)
-    if (run / PRICES).is_file() and all(parts.finished(number, inputs) for number in range(len(ids))):
+    of = fingerprint(parts.fingerprint, inputs)
+    if _solved(run / PRICES) == of and all(parts.finished(number, inputs) for number in range(len(ids))):
         return parts
+    (run / PRICES).unlink(missing_ok=True)
     groups, chance = _pool(cascade, reranker, long, ids)
     total = int(np.minimum((groups >= 0).sum(1), reranker.places).sum())
     quotas = reranker.config.exposure.quotas(reranker.names, total)
@@ -51,8 +53,16 @@ def expose(
         frame = pl.read_parquet(long.path(number))
         kept = found.chosen[starts[number] : starts[number + 1]]
         parts.write(number, _shortened(frame, some, kept), inputs)
-    _tell(run / PRICES, reranker, found, quotas)
+    _tell(run / PRICES, reranker, found, quotas, of)
     return parts
+
+
+def _solved(path: Path) -> str:
+    """Which lists the prices in a file are of; "" where there are none."""
+    try:
+        return str(json.loads(path.read_text())["of"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 def priced(cascade: Cascade, run: Path) -> Cascade:
@@ -90,8 +100,9 @@ def _lists(cascade: Cascade, frame: pl.DataFrame, ids: pl.Series, width: int) ->
         out[cells] = values.to_numpy()
         return out
 
-    rows, scores = table(found, -1).astype(np.int64), table(frame["retriever_score"], 0)
-    pruned = None if frame["pruner_score"].null_count() else table(frame["pruner_score"], 0)
+    own = frame["score"]  # of strangers, whom no model has judged
+    rows, scores = table(found, -1).astype(np.int64), table(frame["retriever_score"].fill_null(own), 0)
+    pruned = None if cascade.pruner is None else table(frame["pruner_score"].fill_null(own), 0)
     return Lists(
         items=rows, scores=scores, retriever_scores=scores, pruner_scores=pruned, candidates=rows,
         candidate_scores=scores,
@@ -111,7 +122,7 @@ def _shortened(frame: pl.DataFrame, ids: pl.Series, kept: np.ndarray) -> pl.Data
     return some.with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(frame.columns[0]))
 
 
-def _tell(path: Path, reranker: Reranker, found: Exposure, quotas: np.ndarray) -> None:
+def _tell(path: Path, reranker: Reranker, found: Exposure, quotas: np.ndarray, of: str) -> None:
     """Keep prices and places; one sentence where a group could not have its places."""
     rows = [
         {"group": name, "wanted": int(wanted), "places": int(count), "missing": int(missing), "price": float(price)}
@@ -120,7 +131,7 @@ def _tell(path: Path, reranker: Reranker, found: Exposure, quotas: np.ndarray) -
         )
     ]
     assert reranker.config.exposure is not None
-    write_atomic(path, json.dumps({**asdict(reranker.config.exposure), "groups": rows}, indent=1))
+    write_atomic(path, json.dumps({**asdict(reranker.config.exposure), "of": of, "groups": rows}, indent=1))
     short = [row for row in rows if row["missing"]]
     if short:
         worst = max(short, key=lambda row: row["missing"])

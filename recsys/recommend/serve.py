@@ -21,7 +21,7 @@ from recsys.retrieval.catalogue import Store
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.index import set_search_threads
 from recsys.retrieval.runtime import ONNX, Runtime, open_onnx
-from recsys.shards import Parts, fingerprint, write_atomic
+from recsys.shards import Parts, array_hash, fingerprint, write_atomic
 
 
 def device_of(config: InferRun, worker: int = 0) -> str:
@@ -91,6 +91,8 @@ class Job:
         who = hashlib.blake2b(work.ids.hash(seed=1).to_numpy().tobytes(), digest_size=12).hexdigest()
         made_from = {**cascade.made_from, "history": asdict(config.data.history), "part": config.part}
         made_from |= {"users or queries": (work.key, who), "threads": torch.get_num_threads()}
+        if cascade.reranker is not None or (work.basis == POPULARITY).any():
+            made_from |= {"popularity": array_hash(cascade.data.popularity())}
         exposed = cascade.reranker is not None and cascade.reranker.config.exposure is not None
         place = folder.with_name("pool") if exposed else folder
         parts = Parts.open(place, made_from, overwrite=config.overwrite)

@@ -18,7 +18,7 @@ from recsys.retrieval.embed import OpenRetriever, embed_items, embed_requests, i
 from recsys.retrieval.index import ItemIndex, needs_rebuild
 from recsys.retrieval.kinds import SMALL, IndexConfig
 from recsys.retrieval.tuning import Tuned, tuned_index
-from recsys.shards import fingerprint, publish_folder, write_atomic
+from recsys.shards import array_hash, fingerprint, one_at_a_time, publish_folder, write_atomic
 from recsys.vectors import content_keys, find_keys
 
 VECTORS, INDEX = "vectors", "index"
@@ -56,13 +56,15 @@ def open_catalogue(retriever: OpenRetriever, store: Store | None = None) -> Open
     vectors = retriever.vectors(items)
     if store.index.kind == "flat" or (store.index.kind == "auto" and len(vectors) <= SMALL):
         return OpenCatalogue(items=items, index=ItemIndex.build(vectors))
-    asked = {"model": retriever.weights(), "vectors": store.dtype, "settings": asdict(store.index)}
+    asked = {"model": retriever.weights(), "device": retriever.device.type, "vectors": store.dtype}
+    asked |= {"settings": asdict(store.index)}
     kept = _Kept(store.folder / INDEX, asked)
 
     def build() -> Tuned:
         return tuned_index(vectors, store.index, _asked(retriever, items, store.index))
 
-    index = kept.follow(vectors, _row_keys(retriever), build)
+    with one_at_a_time(store.folder):  # processes that start together build it once
+        index = kept.follow(vectors, _row_keys(retriever), build)
     return OpenCatalogue(items=items, index=index, made_from=kept.made_from(index), told=kept.told(index))
 
 
@@ -89,7 +91,8 @@ class _Kept:
         """The index of these items: what lies there, with a shard of what is new beside it, or one built afresh."""
         known = self._keys()
         anew = known is not None and self._said()["settings"]["rescore"] > 1  # by the vectors that it was built of
-        if known is not None and np.array_equal(known, keys):
+        same = known is not None and np.array_equal(known, keys)
+        if same and (not anew or self._said()["vectors"] == array_hash(vectors)):
             return ItemIndex.load(self.path, vectors if anew else None)
         if known is not None and not anew:
             rows, new = find_keys(keys, known), np.flatnonzero(find_keys(known, keys) < 0)

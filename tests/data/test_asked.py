@@ -58,6 +58,15 @@ def test_the_words_of_a_query_are_noticed(cascade):
         assert (requests_hash(replace(data, queries=replace(data.queries, texts=texts)), requests) == before) is same
 
 
+def test_whose_a_search_is_and_of_which_split_is_noticed(cascade, users):
+    data = cascade.data
+    before = requests_hash(data, users)
+    owner, stage = data.queries.user.copy(), data.queries.stage.copy()
+    owner[5], stage[5] = 2, 2
+    for changes in ({"user": owner}, {"stage": stage}):
+        assert requests_hash(replace(data, queries=replace(data.queries, **changes)), users) != before
+
+
 def test_a_search_that_stands_in_a_history_is_noticed(cascade, users):
     data = cascade.data
     texts = [text + (" more" if row == 5 else "") for row, text in enumerate(data.queries.texts)]

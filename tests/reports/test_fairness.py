@@ -40,6 +40,18 @@ def test_the_page_tells_of_groups_and_of_what_is_withheld(tmp_path):
     assert "<td>withheld</td>" in page
 
 
+def test_of_many_groups_the_page_shows_the_largest(tmp_path):
+    told = [{"name": f"age {age}", "people": 90 - age, "value": VALUE} for age in range(20, 50)]
+    column = {**COLUMN, "told": told}
+    many = {**RESULTS["fairness"]["valid"], "users": [{"column": "age", "measures": {"ndcg@10": column}}]}
+    many["users"][0]["measures"]["non_head@10"] = column
+    (tmp_path / "results.json").write_text(json.dumps({"stages": [], "fairness": {"valid": many}}))
+    page = write_page(tmp_path).read_text()
+    assert "age 31" in page
+    assert "age 32" not in page
+    assert "18 smaller ones, in results.json" in page
+
+
 def test_the_terminal_tells_the_gaps():
     said = print_fairness(RESULTS)
     assert "age               1 groups  nDCG@10 0.2500 [0.1250, 0.5000]" in said

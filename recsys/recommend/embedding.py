@@ -22,11 +22,8 @@ def embed(config: InferRun) -> Path:
     What the retriever reads is shared out; what a pruner reads with another encoder, and the items' own vectors, which
     cost little, are made by whoever finds that whole.
     """
-    config, folder, begin = (
-        replace(config, data=queries_data(config.data)),
-        config.folder / VECTORS,
-        time.perf_counter(),
-    )
+    begin, folder = time.perf_counter(), config.folder / VECTORS
+    config = replace(config, data=queries_data(config.data))
     if config.workers > 1:
         opened, make = partial(_in_worker, config), partial(_embed_share, count=config.workers)
         list(share_out(range(config.workers), config.workers, opened, make))

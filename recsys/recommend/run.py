@@ -163,10 +163,8 @@ def _write_lists(config: InferRun, job: Job, folder: Path, *, search: bool) -> t
         were there, not of all.
     """
     todo = job.missing(config.share())
-    stale = [config.folder / name for name in (ABLATION, TRADEOFF, REASONS)]
-    for path in (
-        [*stale, job.parts.folder / "DONE", folder / "DONE"] if todo else ()
-    ):  # what was measured on other lists
+    measured = [config.folder / name for name in (ABLATION, TRADEOFF, REASONS)]  # on the lists that were there
+    for path in [*measured, job.parts.folder / "DONE", folder / "DONE"] if todo else []:
         path.unlink(missing_ok=True)
     begin, found = time.perf_counter(), dict[int, Funnel]()
     opened = (lambda _: job) if config.workers == 1 else partial(Job.in_worker, config, job.parts.folder, search)

@@ -99,6 +99,10 @@ class ImageEncoder(nn.Module):
         size = {"height": self.pixels, "width": self.pixels}
         (Path(folder) / _PROCESSOR).write_text(json.dumps({**colours, "size": size}, indent=1))
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """For inference: keep and multiply the weights of the image model in a narrower format. Vectors stay float32."""
+        self.model.to(dtype)
+
     def content_hash(self) -> str:
         """Of the weights and the scaling: what the vectors depend on, whatever folder the encoder came from."""
         return hash_weights(self, str((self.mean.tolist(), self.deviation.tolist())))
@@ -112,7 +116,7 @@ class ImageEncoder(nn.Module):
         if len(pixels) == 0:  # one picture that is dropped again, so that absent ones still touch the parameters
             return self(pixels.new_zeros((1, *pixels.shape[1:])))[:0]
         scaled = (pixels.to(self.mean.dtype) / 255 - self.mean) / self.deviation
-        found = self.model(pixel_values=scaled)
+        found = self.model(pixel_values=scaled.to(self.model.dtype))
         if found.last_hidden_state.ndim == 4:
             return widened(found.pooler_output.flatten(1))
         return widened(found.last_hidden_state).mean(1)

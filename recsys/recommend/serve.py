@@ -20,7 +20,7 @@ from recsys.recommend.work import Work, check_queries, queries_data, queries_wor
 from recsys.retrieval.catalogue import Store
 from recsys.retrieval.embed import OpenRetriever
 from recsys.retrieval.index import set_search_threads
-from recsys.retrieval.runtime import ONNX, Runtime, open_onnx
+from recsys.retrieval.runtime import ONNX, Runtime, open_onnx, open_torch
 from recsys.shards import Parts, array_hash, fingerprint, write_atomic
 
 
@@ -34,7 +34,7 @@ def device_of(config: InferRun, worker: int = 0) -> str:
 def run_runtime(config: InferRun) -> Runtime:
     """What computes the run's models. Raises InputError if the files are not there."""
     if config.runtime == "torch":
-        return Runtime(device=device_of(config))
+        return open_torch(device_of(config), config.precision)
     return open_onnx(config.folder / ONNX, int8=config.runtime == "onnx_int8")
 
 

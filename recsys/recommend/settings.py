@@ -15,6 +15,7 @@ from recsys.recommend.rerank import RerankConfig
 from recsys.retrieval.export import ExportConfig
 from recsys.retrieval.kinds import IndexConfig
 from recsys.retrieval.lexical import LexicalConfig
+from recsys.retrieval.runtime import Precision
 from recsys.tables import DataConfig
 
 
@@ -69,6 +70,9 @@ class InferRun:
     runtime: Literal["torch", "onnx", "onnx_int8"] = "torch"
     """What computes text tower, item tower and pruner: torch, or onnxruntime on CPUs from the files that stage export
     wrote to onnx/ below the run's folder; the history's encoder stays in torch."""
+    precision: Precision = "float32"
+    """That torch encodes texts and pictures in. bfloat16 is several times as fast on chips that have it (AMX,
+    AVX512-BF16, Ampere and later), float16 on a V100; vectors and scores stay float32."""
     device: str | None = None
     """cpu, cuda or cuda:N; null: a GPU where there is one."""
     vectors: Literal["float32", "float16"] = "float32"
@@ -92,6 +96,8 @@ class InferRun:
             raise InputError("lexical does not go with data.split.items: BM25 would list items of every split.")
         if self.data.history.until is not None and self.data.history.until not in STAGES:
             order_value(self.data.history.until)  # before anything is loaded
+        if self.precision != "float32" and self.runtime != "torch":
+            raise InputError(f"precision {self.precision} is for runtime torch, and runtime is {self.runtime}.")
         if self.samples < 0:
             raise InputError(f"samples is {self.samples}; expected 0 or more.")
         if self.shard is not None and self.workers > 1:

@@ -1,10 +1,13 @@
-"""What computes the models of a run: torch, or onnxruntime from exported files."""
+"""What computes the models of a run: torch, in one of several precisions, or onnxruntime from exported files."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, TypeVar
+
+import torch
 
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, load_retriever
@@ -30,10 +33,35 @@ class Runtime:
     device: str = "cpu"
     """That models of torch compute on."""
     key: str = ""
-    """Hash of the files that are computed with in the stead of the model folders'; "" for none."""
+    """What else than the model folders the models are made from: a precision, or the hash of files; "" for nothing."""
 
 
 TORCH = Runtime()
+
+Model = TypeVar("Model", Retriever, Pruner)
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""That encoders of texts and pictures compute in."""
+
+
+def open_torch(device: str, precision: Precision) -> Runtime:
+    """Models of torch whose encoders of texts and pictures have their weights in `precision`; all else, and what the
+    encoders give, stays float32.
+    """
+    if precision == "float32":
+        return Runtime(device=device)
+
+    def lowered(load: Callable[[Path], Model], folder: Path) -> Model:
+        model = load(folder)
+        for encoder in (model.text, model.image):
+            if encoder is not None:
+                encoder.lower(getattr(torch, precision))
+        return model
+
+    return Runtime(
+        load_retriever=partial(lowered, load_retriever), load_pruner=partial(lowered, load_pruner), device=device,
+        key=precision,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

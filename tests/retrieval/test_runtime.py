@@ -19,7 +19,7 @@ from recsys.recommend.run import run_stage
 from recsys.recommend.settings import InferRun
 from recsys.retrieval import export
 from recsys.retrieval.export import ExportConfig, export_onnx, print_export
-from recsys.retrieval.runtime import TORCH, ExportRecord, Runtime, open_onnx
+from recsys.retrieval.runtime import TORCH, ExportRecord, Runtime, open_onnx, open_torch
 
 
 def models(journey) -> tuple[Path, Path]:
@@ -53,6 +53,20 @@ def test_a_cascade_of_graphs_has_the_vectors_lists_and_scores_of_torch(cascades)
     np.testing.assert_array_equal(other.items, found.items)
     np.testing.assert_allclose(other.scores, found.scores, atol=1e-4)
     np.testing.assert_allclose(others, logits, atol=1e-4)
+
+
+def test_bfloat16_is_near_is_told_apart_and_leaves_all_but_the_encoders_as_it_is(journey, cascades):
+    lowered = opened(journey, open_torch("cpu", "bfloat16"))
+    gap = np.abs(lowered.items - cascades["torch"].items)
+    assert 0 < gap.max() < 0.3
+    weights = {str(weight.dtype) for weight in lowered.retriever.model.users.parameters()}
+    assert weights == {"torch.float32"}
+    assert lowered.retriever.weights() != cascades["torch"].retriever.weights()
+
+
+def test_a_precision_is_for_torch_alone(journey):
+    with pytest.raises(InputError, match="precision bfloat16 is for runtime torch, and runtime is onnx"):
+        replace(journey.infer(output=journey.folder), runtime="onnx", precision="bfloat16")
 
 
 def test_int8_is_near_and_not_the_same(cascades):

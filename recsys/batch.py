@@ -5,12 +5,13 @@ C category columns, V values of one category cell, M number columns, R supervise
 Lightning moves a frozen dataclass only if it has ``.to()``; ``DataLoader(pin_memory=True)`` calls ``.pin_memory()``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,16 @@ class TextBatch(Batch):
         """Some of the texts, padded to the longest of them."""
         longest = int(self.mask[rows].sum(1).max()) if len(rows) else 1
         return self._each(lambda tensor: tensor[rows, :longest])
+
+
+def join_texts(batches: Sequence[TextBatch]) -> TextBatch:
+    """Single texts of several batches, one batch after the other."""
+    longest = max(batch.ids.shape[1] for batch in batches)
+
+    def joined(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat([F.pad(value, (0, longest - value.shape[1])) for value in values])
+
+    return TextBatch(ids=joined(batch.ids for batch in batches), mask=joined(batch.mask for batch in batches))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,16 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from recsys.batch import Batch, EvaluationBatch, ItemBatch, PrunerBatch, RetrieverBatch, TextBatch, UserBatch
+from recsys.batch import (
+    Batch,
+    EvaluationBatch,
+    ItemBatch,
+    PrunerBatch,
+    RetrieverBatch,
+    TextBatch,
+    UserBatch,
+    join_texts,
+)
 
 
 def text(rows: int) -> TextBatch:
@@ -85,3 +94,11 @@ def test_every_batch_has_what_lightning_and_the_loader_ask_for() -> None:
     for kind in (TextBatch, ItemBatch, UserBatch, RetrieverBatch, EvaluationBatch, PrunerBatch):
         assert callable(kind.to)
         assert callable(kind.pin_memory)
+
+
+def test_joined_texts_are_those_of_each_batch_in_turn() -> None:
+    short = TextBatch(ids=torch.tensor([[7, 8]]), mask=torch.tensor([[True, True]]))
+    whole = join_texts([short, text(2), text(0)])
+    assert whole.ids.tolist() == [[7, 8, 0], [0, 1, 2], [3, 4, 5]]
+    assert whole.mask.tolist() == [[True, True, False], [True] * 3, [True] * 3]
+    assert whole.part is None

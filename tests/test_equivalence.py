@@ -182,12 +182,13 @@ def test_a_cached_loss_has_the_gradients_of_the_plain_one(
     weights = [weight for weight in module.model.parameters() if weight.requires_grad]
     config = CachedConfig(**limits)
     torch.manual_seed(1)
-    cached = module._with_cached_texts(batch, config)
-    loss = module.training_step(cached, 0)
+    module.loss = replace(module.loss, cached=config)
+    loss = module.training_step(batch, 0)
     loss.backward()
     assert all(weight.grad is None for weight in module.model.text.parameters())
-    for one in module.cached:
-        one.backward()
+    assert module.cached is not None
+    module.cached.backward()
+    module.loss = replace(module.loss, cached=None)
     found = [weight.grad.clone() for weight in weights]
     torch.manual_seed(1)
     texts, encoder = batch.items.text, module.model.text

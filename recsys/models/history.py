@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.errors import InputError
+from recsys.models.dropout import Dropout
 from recsys.models.fields import widened
 
 
@@ -54,7 +55,7 @@ class HistoryEncoder(nn.Module):
         self.head_width = width // config.heads
         self.start = nn.Parameter(torch.randn(width) * 0.02)
         self.entry = nn.Linear(width, width) if config.untied else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config, width) for _ in range(0 if recurrent else config.layers))
         self.gru = _Recurrent(config, width) if recurrent else None
         self.norm = nn.LayerNorm(width)
@@ -107,7 +108,7 @@ class _Block(nn.Module):
         self.norm_feedforward = nn.LayerNorm(width)
         self.up = nn.Linear(width, config.feedforward * width)
         self.down = nn.Linear(config.feedforward * width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         x = x + self.dropout(self.out(self._attend(self.norm_attention(x), turns)))

@@ -26,6 +26,7 @@ from transformers import (
 
 from recsys.config import ImageConfig, resolve_pretrained
 from recsys.errors import InputError
+from recsys.models.dropout import with_fast_dropout
 from recsys.models.fields import widened
 from recsys.models.text import check_whole, hash_weights, without_reports
 
@@ -47,7 +48,7 @@ class ImageEncoder(nn.Module):
     def __init__(self, model: PreTrainedModel, config: ImageConfig, mean: list[float], deviation: list[float]) -> None:
         """`mean` and `deviation` of the three colours, in parts of the brightest: what the model reads as 0 and 1."""
         super().__init__()
-        self.model: Any = model
+        self.model: Any = with_fast_dropout(model)
         self.frozen, self.pixels = config.mode == "frozen", config.pixels
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1), persistent=False)
@@ -100,7 +101,7 @@ class ImageEncoder(nn.Module):
         (Path(folder) / _PROCESSOR).write_text(json.dumps({**colours, "size": size}, indent=1))
 
     def lower(self, dtype: torch.dtype) -> None:
-        """For inference: keep and multiply the weights of the image model in a narrower format. Vectors stay float32."""
+        """For inference: keep and multiply the weights in a narrower format. Vectors stay float32."""
         self.model.to(dtype)
 
     def content_hash(self) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, UserBatch
 from recsys.errors import InputError
+from recsys.models.dropout import Dropout
 from recsys.models.fields import Categories, Numbers, absent
 from recsys.models.fusion import FusionKind, make_fusion
 from recsys.models.notes import NoteEncoder
@@ -88,7 +89,7 @@ class JointEncoder(nn.Module):
                 "The pruner would know nothing of an item; give it texts, pictures, columns or candidates."
             )
         self.fusion = make_fusion(config.fusion, 1 + len(vectors) + len(columns) + len(self.notes), width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
@@ -217,7 +218,7 @@ class _Block(nn.Module):
         self.norm_feedforward = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, seen: Tensor) -> Tensor:
         x = x + self.dropout(self.out(self._attend(self.norm_attention(x), seen)))

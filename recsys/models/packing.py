@@ -14,6 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from recsys.batch import TextBatch
+from recsys.models.dropout import drop
 
 ATTENTION = "packed_sdpa"
 """Name of the attention: SDPA, text by text where a call brings `lengths`, and otherwise transformers' own."""
@@ -48,8 +49,18 @@ def _attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
     texts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
-    mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in texts]
+    if dropout and query.device.type == "cpu":
+        mixed = [_with_dropout(q, k, v, dropout, scaling) for q, k, v in texts]
+    else:
+        mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in texts]
     return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _with_dropout(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    """SDPA's formula, written out: its fast kernels have no dropout on a CPU, and its plain one checks each row."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
+    return drop(weights, dropout) @ value
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

@@ -18,6 +18,7 @@ from recsys.batch import PrunerBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
+from recsys.models.dropout import Dropout
 from recsys.models.fusion import FusionKind
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
@@ -125,7 +126,7 @@ class Pruner(nn.Module):
         width = 1 if config.late else width
         normed = config.reads_pairs and not config.late  # joint states and best matches are of one size already
         self.norm = nn.LayerNorm(width) if normed else nn.Identity()
-        self.dropout = nn.Dropout(0.0 if config.late else config.dropout)
+        self.dropout = Dropout(0.0 if config.late else config.dropout)
         self.head = nn.Linear(width, 1)
         nn.init.constant_(self.head.weight, _SHARP if config.late else 0.0)
         nn.init.constant_(self.head.bias, _RARE)

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from recsys.batch import TextBatch
 from recsys.config import TextConfig, resolve_pretrained
 from recsys.errors import InputError
+from recsys.models.dropout import with_fast_dropout
 from recsys.models.fields import widened
 from recsys.models.packing import ATTENTION, PACKABLE, packed_states
 
@@ -41,7 +42,7 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: nn.Module, width: int, config: TextConfig) -> None:
         super().__init__()
-        self.model: Any = model  # transformers' own, or peft's around it
+        self.model: Any = with_fast_dropout(model)  # transformers' own, or peft's around it
         self.width = width
         self.config, self.max_tokens, self.pooling = config, config.max_tokens, config.pooling
         self.frozen = config.mode == "frozen"

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from recsys.batch import ItemBatch, TextBatch, UserBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
+from recsys.models.dropout import Dropout
 from recsys.models.dynamic import DynamicConfig, DynamicItems
 from recsys.models.fields import Categories, Numbers, absent, contribution, widened
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
@@ -210,7 +211,7 @@ class ItemTower(nn.Module):
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
         self.id = _id_vectors(sizes.items, width) if config.id_vector else None
-        self.dropout = nn.Dropout(config.dropout if others else 0.0)
+        self.dropout = Dropout(config.dropout if others else 0.0)
         self.norm = nn.LayerNorm(width) if others else nn.Identity()
         told = (text_width, image_width, sizes.item_category, sizes.item_number, config.id_vector)
         self.sources = sum(map(bool, told))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch
+from recsys.batch import EvaluationBatch, ItemBatch, RetrieverBatch, TextBatch, join_texts
 from recsys.errors import InputError
 from recsys.losses.cached import CachedVectors, cut_chunks, encode_in_chunks
 from recsys.losses.distill import kl_to_teacher, margin_mse
@@ -115,7 +115,7 @@ class RetrieverTraining(RankedTraining):
         super().__init__(model, popularity, valid=valid, optim=optim, total_steps=total_steps)
         self.catalogue, self.loss, self.pixels, self.teacher = catalogue, loss, pixels, teacher
         self.item_vectors: Tensor | None = None
-        self.cached: list[CachedVectors] = []
+        self.cached: CachedVectors | None = None
         self.told = False
 
     def on_fit_start(self) -> None:
@@ -124,8 +124,7 @@ class RetrieverTraining(RankedTraining):
             leave_gradients_alone(self.trainer.strategy.model or self.model)
 
     def training_step(self, batch: RetrieverBatch, _: int) -> Tensor:
-        batch = batch if self.loss.cached is None else self._with_cached_texts(batch, self.loss.cached)
-        batch = _with_queries(batch) if is_sharded(self.model) else batch
+        batch = self._with_texts_read(batch)
         items = self.model.encode_items(self.catalogue if batch.items is None else batch.items)
         users = self.model.encode_users(batch.users, items)[batch.row, batch.step]
         loss = self._loss(users, self._pool(batch, items), batch)
@@ -190,31 +189,39 @@ class RetrieverTraining(RankedTraining):
                 total = total - logits.masked_fill(masked[rows], float("-inf")).log_softmax(1)[:, 0].sum()
         return total / max(len(users), 1)
 
-    def _with_cached_texts(self, batch: RetrieverBatch, config: CachedConfig) -> RetrieverBatch:
-        """The same batch with vectors in place of texts; `backward` takes their gradients on to the text encoder."""
-        self.cached = []
+    def _with_texts_read(self, batch: RetrieverBatch) -> RetrieverBatch:
+        """The same batch with vectors in place of texts: those of items and of queries in one call of the encoder that
+        they share, so that it is called equally often whatever a process's batch holds.
+        """
         items, users = batch.items, batch.users
+        told = [None if items is None else items.text, users.query_text]
+        texts = [text for text in told if text is not None]
+        if not texts:
+            return batch
+        parts = iter(self._text_vectors(join_texts(texts)).split([len(text.ids) for text in texts]))
         if items is not None and items.text is not None:
-            items = replace(items, text=None, text_vector=self._cached_vectors(items.text, config))
+            items = replace(items, text=None, text_vector=next(parts))
         if users.query_text is not None:
-            users = replace(users, query_text=None, query_vector=self._cached_vectors(users.query_text, config))
+            users = replace(users, query_text=None, query_vector=next(parts))
         return replace(batch, items=items, users=users)
 
-    def _cached_vectors(self, texts: TextBatch, config: CachedConfig) -> Tensor:
-        """[q, W]"""
-        encoder = self.model.text
+    def _text_vectors(self, texts: TextBatch) -> Tensor:
+        """[q, W]; with `loss.cached`, of chunks, and `backward` takes their gradients on to the text encoder."""
+        encoder, config = self.model.text, self.loss.cached
         assert encoder is not None
+        if config is None:
+            return encoder(texts)
         order = cut_chunks(texts.mask.sum(1), rows=config.rows, tokens=config.tokens)
         chunks, sizes = [texts.take(rows) for rows in order], list(map(len, order))
         made = encode_in_chunks(encoder, chunks, sizes, texts.ids.device)
-        self.cached.append(made)
+        self.cached = made
         return made.vectors[torch.cat(order).argsort()]
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         super().backward(loss, *args, **kwargs)
-        for one in self.cached:
-            one.backward(self.trainer.precision_plugin.train_step_context)
-        self.cached = []
+        if self.cached is not None:
+            self.cached.backward(self.trainer.precision_plugin.train_step_context)
+            self.cached = None
         if self.loss.cached is not None or is_sharded(self.model):
             average_gradients(self.model.parameters())
 
@@ -243,14 +250,6 @@ class RetrieverTraining(RankedTraining):
         self.item_vectors = None
         if is_sharded(self.model):
             hold_layers(self.model, whole=False)
-
-
-def _with_queries(batch: RetrieverBatch) -> RetrieverBatch:
-    """The same batch with query texts, if only none of them: a sharded encoder is called equally often everywhere."""
-    if batch.users.query_text is not None or batch.items is None:
-        return batch
-    none = batch.row.new_zeros((0, 1))
-    return replace(batch, users=replace(batch.users, query_text=TextBatch(ids=none, mask=none.bool())))
 
 
 def _negatives(pool: Pool, masked: Tensor) -> str:

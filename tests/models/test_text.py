@@ -13,7 +13,8 @@ from transformers import AutoModel, DistilBertConfig, T5Config
 from recsys.batch import TextBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
-from recsys.models import text
+from recsys.models import packing, text
+from recsys.models.dropout import drop
 from recsys.models.text import TextEncoder, encode_all
 
 TINY = TextConfig(model="config:", mode="full", width=16, layers=2, heads=2, max_tokens=16)
@@ -216,6 +217,19 @@ def test_a_lowered_encoder_gives_vectors_near_those_of_float32_and_in_float32(en
     gap = np.abs(vectors - encode_all(encoder, rows_of, lengths))
     assert 0 < gap.max() < 0.05
     assert lowered.content_hash() != encoder.content_hash()
+
+
+def test_packed_attention_with_dropout_is_that_of_each_text_with_the_same_draws():
+    query, key, value = torch.randn(3, 1, 2, 12, 8).unbind()
+    lengths = [3, 7, 2]
+    torch.manual_seed(1)
+    found, _ = packing._attention(nn.Module(), query, key, value, None, dropout=0.4, lengths=lengths)
+    torch.manual_seed(1)
+    plain = []
+    for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
+        weights = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
+        plain.append(drop(weights, 0.4) @ v)
+    torch.testing.assert_close(found, torch.cat(plain, dim=2).transpose(1, 2))
 
 
 def test_encoding_nothing_gives_no_rows(encoder: TextEncoder):

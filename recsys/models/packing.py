@@ -57,10 +57,14 @@ def _attention(
 
 
 def _with_dropout(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:
-    """SDPA's formula, written out: its fast kernels have no dropout on a CPU, and its plain one checks each row."""
+    """SDPA's formula, written out: its fast kernels have no dropout on a CPU, and its plain one checks each row.
+
+    In the precision of its arguments, as SDPA's kernels are, so that autocast does not widen the weights.
+    """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
-    return drop(weights, dropout) @ value
+    with torch.autocast("cpu", enabled=False):
+        weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
+        return drop(weights, dropout) @ value
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

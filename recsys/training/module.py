@@ -42,6 +42,7 @@ class TrainingModule(LightningModule):
         restore_frozen(self.model, checkpoint)
 
     def configure_optimizers(self):  # noqa: ANN201
-        optimizer: torch.optim.Optimizer = make_optimizer(self.model, self.optim)
+        plain = is_sharded(self.model) or self.trainer.precision == "16-mixed"  # which clips what a scaler scaled
+        optimizer: torch.optim.Optimizer = make_optimizer(self.model, self.optim, fused=not plain)
         schedule = make_schedule(optimizer, self.optim, self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

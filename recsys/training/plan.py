@@ -150,8 +150,8 @@ def _probe(module: Any, batch: Any) -> _Probe:
         with _kept(module) as kept:
             loss = module.training_step(batch, 0)
         loss.backward()
-        for one in getattr(module, "cached", []):
-            one.backward()
+        if getattr(module, "cached", None) is not None:
+            module.cached.backward()
     module.zero_grad(set_to_none=True)
     return _Probe(work=batch.tokens, saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
 
@@ -204,8 +204,8 @@ def overfit(module: Any, rows: Rows) -> tuple[float, float]:
         optimizer.zero_grad()
         loss = module.training_step(batch, 0)
         loss.backward()
-        for one in getattr(module, "cached", []):
-            one.backward()
+        if getattr(module, "cached", None) is not None:
+            module.cached.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses[0], losses[-1]

@@ -290,7 +290,7 @@ class PrunerRows:
 
     def assemble(self, draw: Draw) -> PrunerBatch:
         """Make one batch."""
-        if self.pairs is not None and self.pairs.apart:
+        if self.pairs is not None and self.pairs.apart == "late":
             return self._everyones(draw)
         rows, lists = self.rows[draw.rows], self.lists
         item, score, label = lists.table(rows)
@@ -344,7 +344,6 @@ def list_evaluations(
 ) -> Iterator[ListEvaluation]:  # fmt: skip
     """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
     mine = rows[part::parts]
-    batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, int(np.diff(lists.offsets).max()))
     for start in range(0, len(mine), batch_size):
         yield _evaluation(features, lists, mine[start : start + batch_size], pairs, list(targets))
 

@@ -86,6 +86,8 @@ class PrunerRun(RunConfig):
     def __post_init__(self) -> None:
         if self.trainer.strategy == "fsdp":
             raise InputError("trainer.strategy 'fsdp' is for a retriever's encoder; set it to auto.")
+        if self.model.split and self.trainer.compile:
+            raise InputError("model.split calls the text encoder's layers one by one; set trainer.compile: false.")
         if self.sampled < 1:
             raise InputError(f"sampled is {self.sampled}; a list needs at least 1 candidate beside the right ones.")
         if not 0 <= self.calibrate <= 0.9:
@@ -189,7 +191,7 @@ def build(
             title = config.data.items.text[:1]
             pairs = PairTexts(
                 data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache,
-                apart=config.model.late,
+                apart=config.model.apart,
             )  # fmt: skip
         else:
             items, queries = text_sources(text, data, tokenizer, encoder, cache)

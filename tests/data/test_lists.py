@@ -181,7 +181,7 @@ def test_candidates_without_a_right_answer_are_refused(features, lists):
 def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(cascade, features, lists, tmp_path):
     texts = [*cascade.data.catalogue.texts, *cascade.data.queries.texts]
     tokenizer, read = train_wordpiece(texts, 200), {"max_tokens": 16, "history": 3, "folder": tmp_path}
-    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart=True, **read)
+    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart="late", **read)
     rows = rows_of(features, lists, pairs=pairs)
     draw_of = draw(rows)
     batch, alone = rows.assemble(draw_of), rows_of(features, lists).assemble(draw_of)

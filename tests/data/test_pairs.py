@@ -71,7 +71,7 @@ def test_the_user_has_at_most_half_and_the_candidate_the_rest(cascade, tokenizer
 
 def test_read_apart_each_side_is_what_the_tokenizer_makes_of_it_alone(cascade, tokenizer, tmp_path):
     pairs = PairTexts(
-        cascade.data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart=True
+        cascade.data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart="late"
     )  # fmt: skip
     users, queries, candidates = np.array([-1, 2]), np.array([3, -1]), np.array([[5, 7, 29], [7, -1, -1]])
     fields, tokens = pairs.fields([past(), past(4, 8)], users, queries, candidates)

@@ -48,6 +48,7 @@ def stages(folder) -> dict[str, dict[str, float]]:
 MODELS = {
     "joint": SMALL,
     "cross-encoder": replace(SMALL, text=WORDS),
+    "split": replace(SMALL, text=replace(WORDS, layers=2), split=1),
     "late": replace(SMALL, text=WORDS, late=True, evidence="after"),
 }
 

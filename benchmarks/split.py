@@ -2,17 +2,19 @@
 
     python benchmarks/split.py CONFIG [--queries=0] [--plain=10] [--turns=3] [--splits 3 4 5] [--precisions fp32 bf16]
 
-CONFIG is a pruner's, such as configs/pruner/ml1m_search.yaml: of it are taken the tables, the text model and max_tokens.
-Every valid query (or the first `--queries`) is judged beside the 100 items that BM25 finds best, by the very call that
-inference makes, with batches made in it. Weights are as they come: they do not change the speed. Of what reads all
-layers over both, a sample of `--plain` queries is timed, since its cost grows with pairs alone.
+CONFIG is a pruner's, such as configs/pruner/ml1m_search.yaml: of it are taken tables, text model and max_tokens. Every
+valid query (or the first `--queries`) is judged beside the 100 items that BM25 finds best, by the very call that
+inference makes, batches included. Weights are as they come: the speed does not depend on them. Of what reads both texts
+in all layers, a sample of `--plain` queries is timed, since its cost grows with pairs alone.
 
-cold: nothing of the candidates is known when the call begins, each of them is read in it once. warm: all are known, as
-in a service that has been asked before. CrossEncoder: sentence-transformers, where it is installed, by `predict` from
-strings, with the same weights and max_tokens. All take turns; printed are medians, and the ratio to the first line.
+cold: nothing is known of the candidates when the call begins, and each is read in it once. warm: all are known, as in a
+service that has been asked before (the sample's queries). CrossEncoder: sentence-transformers, where it is installed,
+from strings, with the same weights and max_tokens. All take turns; printed are medians, and the ratio to the first
+line of the same precision and to the first of all.
 """
 
 import argparse
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from recsys.config import TextConfig, parse_run, resolve_pretrained
 from recsys.data.datasets import Features, Texts
@@ -32,6 +33,7 @@ from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, candidate_requests
 from recsys.data.text import load_tokenizer
+from recsys.heap import keep_freed_memory
 from recsys.models.pruner import Pruner, PrunerConfig
 from recsys.models.states import StateCache
 from recsys.models.text import TextEncoder
@@ -155,18 +157,26 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     options = parser.parse_args()
     config = parse_run(PrunerRun, [options.config])
+    keep_freed_memory()  # as the commands do
     assert config.model.text is not None
     lists, cache = Lists.of(prepare(config.data), options.queries), Path(config.data.cache)
     found = measure(lists, config.model.text, options, cache)
-    distinct, first = len(np.unique(lists.items[lists.items >= 0])), statistics.median(next(iter(found.values())))
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {torch.cpu.get_capabilities().get('architecture', '')} {torch.get_num_threads()} threads, torch {torch.__version__}, transformers {transformers.__version__}"
-    )
+    distinct = len(np.unique(lists.items[lists.items >= 0]))
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {chip()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{len(lists.requests)} queries, {lists.pairs} pairs, {distinct} distinct candidates")
-    print(f"{'':<28}{'pairs/s':>10}{'ratio':>8}{'least':>10}{'most':>10}")
+    print(f"{'':<30}{'pairs/s':>10}{'least':>10}{'most':>10}{'x same':>8}{'x fp32':>8}")
+    middle = {name: statistics.median(rates) for name, rates in found.items()}
+    first = {kind: next(middle[name] for name in middle if name.endswith(kind)) for kind in options.precisions}
     for name, rates in found.items():
-        middle = statistics.median(rates)
-        print(f"{name:<28}{middle:>10.1f}{middle / first:>8.2f}{min(rates):>10.1f}{max(rates):>10.1f}")
+        own, all_first = middle[name] / first[name.split(", ")[-1]], middle[name] / next(iter(middle.values()))
+        print(f"{name:<30}{middle[name]:>10.1f}{min(rates):>10.1f}{max(rates):>10.1f}{own:>8.2f}{all_first:>8.2f}")
+
+
+def chip() -> str:
+    """Name of the processor, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class SplitReader:
                 states = layer(states, lengths=lengths)
             first = torch.stack([one[0] for one in states[0].split(lengths)])
             return self._finish(first, list(self._keys_and_values(states[0]).split(lengths)))
-        known = {row: self._keys_and_values(requests[row]) for row, _ in pairs}
+        known = {row: self._keys_and_values(requests[row]) for row in {row for row, _ in pairs}}
         first = torch.stack([requests[row][0] for row, _ in pairs])
         return self._finish(first, [torch.cat([known[row], candidates[column]]) for row, column in pairs])
 

@@ -198,6 +198,18 @@ def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(c
         assert set(own.tolist()) <= set(item[row][there].tolist())
 
 
+def test_split_a_list_keeps_its_own_candidates_and_what_the_retriever_says_of_them(
+    cascade, features, lists, tmp_path
+):  # fmt: skip
+    tokenizer, read = train_wordpiece(cascade.data.catalogue.texts, 200), {"max_tokens": 16, "history": 3}
+    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart="split", folder=tmp_path, **read)
+    rows = rows_of(features, lists, pairs=pairs)
+    batch, plain = rows.assemble(draw(rows)), rows_of(features, lists).assemble(draw(rows))
+    for name in ("candidate", "retriever_score", "label", "rank"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+    assert torch.equal(batch.apart.row >= 0, batch.candidate >= 0)
+
+
 def test_other_targets_came_true_where_the_user_had_such_an_event_from_the_request_on_within_its_split(tmp_path):
     rng, count = np.random.default_rng(0), 400
     table = pl.DataFrame({

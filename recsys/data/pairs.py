@@ -90,8 +90,8 @@ class PairTexts:
         folder: Path, hidden: Collection[str] = (), apart: Literal["late", "split"] | None = None,
     ) -> None:  # fmt: skip
         """`title` names the columns that stand for an item in a history; `folder` is that of the caches; of `hidden`
-        sources (text, profile) nothing is said. `apart`: each side is a text by itself, framed as such (late), or the
-        sides of a pair, of which the candidate's has `max_tokens` to itself (split).
+        sources (text, profile) nothing is said. `apart`: each side has `max_tokens` to itself, and is framed as a
+        text (late), or as its half of a pair (split).
         """
         if max_tokens < SHORTEST:
             raise InputError(f"model.text.max_tokens is {max_tokens}; a pair of texts needs at least {SHORTEST}.")
@@ -133,13 +133,9 @@ class PairTexts:
             pairs = self.batch(pasts, users, queries, candidates)
             return {"pairs": pairs}, int(pairs.mask.sum())
         distinct, row = np.unique(np.maximum(candidates, 0), return_inverse=True)
-        requests, words = zip(pasts, users, queries, strict=True), self.items.gather
-        if self.apart == "split":
-            asked = [self._head(*request) for request in requests]
-            told = [self._framed(words(item), opened=False) for item in distinct.reshape(-1, 1)]
-        else:
-            asked = [self._framed(self._user_words(*request)) for request in requests]
-            told = [self._framed(words(item)) for item in distinct.reshape(-1, 1)]
+        asked = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
+        words, opened = [self.items.gather(item) for item in distinct.reshape(-1, 1)], self.apart == "late"
+        told = [self._framed(one, opened=opened) for one in words]
         apart = ApartBatch(
             request=self._padded(asked), candidate=self._padded(told),
             row=torch.from_numpy(np.where(candidates >= 0, row.reshape(candidates.shape), -1)),
@@ -147,7 +143,7 @@ class PairTexts:
         return {"apart": apart}, int(apart.request.mask.sum()) + int(apart.candidate.mask.sum())
 
     def _framed(self, words: np.ndarray, *, opened: bool = True) -> np.ndarray:
-        """A text by itself with its special tokens; not `opened`: as the second of a pair, which has none in front."""
+        """A text with its special tokens; not `opened`: as the second one of a pair, which has none in front."""
         before, after = self.frame.before[: None if opened else 0], self.frame.after
         return np.concatenate([before, words[: self.max_tokens - len(before) - len(after)], after])
 

@@ -205,10 +205,10 @@ class Pruner(nn.Module):
         """[P, W] of the P pairs at some places of [B * K]."""
         requests = read_texts(apart.request, reader.requests)
         texts = read_texts(apart.candidate, reader.candidates, known)
-        row, column = (rows // apart.row.shape[1]).tolist(), apart.row.flatten()[rows].tolist()
-        pairs = list(zip(row, column, strict=True))
-        blocks = [pairs[start : start + _PAIRS] for start in range(0, len(pairs), _PAIRS)]
-        return torch.cat([reader.pairs(requests, texts, block).float() for block in blocks])
+        if not len(rows):
+            return requests[0].new_zeros(0, requests[0].shape[1])
+        pairs = torch.stack([rows // apart.row.shape[1], apart.row.flatten()[rows]])
+        return torch.cat([reader.pairs(requests, texts, *block).float() for block in pairs.split(_PAIRS, dim=1)])
 
     def other_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[..., G] float32 calibrated probabilities of the other targets from their logits; 0 at padding (-inf)."""

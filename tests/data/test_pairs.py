@@ -87,7 +87,7 @@ def test_read_apart_each_side_is_what_the_tokenizer_makes_of_it_alone(cascade, t
     assert tokens == int(apart.request.mask.sum() + apart.candidate.mask.sum())
 
 
-def test_split_a_pair_is_cut_in_two_and_a_candidate_has_its_tokens_whoever_asks(cascade, tokenizer, tmp_path):
+def test_split_each_side_of_a_pair_has_all_tokens_to_itself(cascade, tokenizer, tmp_path):
     long = " ".join(cascade.data.catalogue.texts[:9])
     data = replace(cascade.data, queries=replace(cascade.data.queries, texts=["warm round thing", long]))
     pairs = PairTexts(
@@ -97,7 +97,7 @@ def test_split_a_pair_is_cut_in_two_and_a_candidate_has_its_tokens_whoever_asks(
     apart = pairs.fields([past(), past()], none, np.array([0, 1]), candidates)[0]["apart"]
     whole, other = (tokenizer(text)["input_ids"] for text in ("warm round thing", long))
     assert apart.request.ids[0][apart.request.mask[0]].tolist() == whole
-    assert apart.request.ids[1][apart.request.mask[1]].tolist() == [*other[:9], whole[-1]]
+    assert apart.request.ids[1][apart.request.mask[1]].tolist() == [*other[:19], whole[-1]]
     for request, place in zip(*np.nonzero(candidates >= 0), strict=True):
         row, text = int(apart.row[request, place]), cascade.data.catalogue.texts[candidates[request, place]]
         cut = tokenizer(text)["input_ids"][1:-1][:19]

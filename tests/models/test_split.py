@@ -65,7 +65,7 @@ def plain_logits(model: Pruner, batch: PrunerBatch, layers: int) -> torch.Tensor
         sides = [(batch.apart.request, request), (batch.apart.candidate, int(batch.apart.row[request, place]))]
         first, second = (side.ids[number][side.mask[number]] for side, number in sides)
         kind = torch.cat([torch.zeros_like(first), torch.ones_like(second)])
-        place_of = torch.cat([torch.arange(len(first)), TOKENS // 2 + torch.arange(len(second))])
+        place_of = torch.cat([torch.arange(len(first)), TOKENS + torch.arange(len(second))])
         apart = torch.where(kind[:, None] == kind, 0.0, torch.finfo(torch.float32).min)[None, None]
         states = plain.embeddings(
             torch.cat([first, second])[None], token_type_ids=kind[None], position_ids=place_of[None]
@@ -125,6 +125,13 @@ def test_a_logit_does_not_depend_on_who_shares_the_batch(layers):
         torch.testing.assert_close(one, found[request, place], rtol=0, atol=1e-5)
 
 
+def test_a_batch_without_any_candidate_has_no_logit():
+    batch = make_batch()
+    nobody = torch.full_like(batch.candidate, -1)
+    batch = replace(batch, candidate=nobody, apart=replace(batch.apart, row=nobody))
+    assert logits_of(split(2), batch).isneginf().all()
+
+
 @pytest.mark.parametrize("layers", SPLITS)
 def test_bfloat16_stays_near(layers):
     model, batch = split(layers), make_batch()
@@ -163,7 +170,7 @@ def test_adapters_learn_in_all_layers_and_are_merged_when_saved(tmp_path):
     assert learnt == {str(layer) for layer in range(LAYERS)}
     save_pruner(model, tmp_path / "model")
     torch.testing.assert_close(
-        logits_of(load_pruner(tmp_path / "model"), batch), logits_of(model, batch), rtol=0, atol=1e-5
+        logits_of(load_pruner(tmp_path / "model"), batch), logits_of(model, batch), rtol=0, atol=1e-4
     )  # fmt: skip
 
 
@@ -179,7 +186,7 @@ def test_a_saved_model_reads_as_it_did(tmp_path):
     ("make", "message"),
     [
         (lambda: split(LAYERS), rf"has {LAYERS} layers.*set it to {LAYERS - 1} or lower"),
-        (lambda: split(1, max_tokens=400), "set text.max_tokens to 341 or lower"),
+        (lambda: split(1, max_tokens=300), "set text.max_tokens to 256 or lower"),
         (lambda: PrunerConfig(text=WORDS, split=-1), "model.split is -1; expected 0, or layers of a cross-encoder"),
         (lambda: PrunerConfig(text=WORDS, split=1, late=True, evidence="after"), "without model.late"),
         (lambda: PrunerConfig(split=1), "text.mode lora or full"),

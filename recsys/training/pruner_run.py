@@ -72,8 +72,9 @@ class PrunerRun(RunConfig):
     for itself (data.interactions.judged)."""
     loss: LossMix = field(default_factory=LossMix)
     sampled: int = 50
-    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. With
-    model.late every list meets those of the whole batch."""
+    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. Where
+    texts are read apart (model.late, model.split) and model.evidence is after, a list meets those of the whole batch.
+    """
     calibrate: float = 0.1
     """Share of the lists that is not learnt from: on it the best epoch is chosen (trainer.export: best) and scores are
     turned into probabilities; 0: no calibration, and valid chooses."""
@@ -224,6 +225,7 @@ def _training_rows(
     return PrunerRows(
         features, lists, learnt, pairs=pairs, sampled=config.sampled, pointwise=config.loss.pointwise > 0,
         seed=config.seed, targets=_target_codes(config, features.data),
+        shared=config.model.apart is not None and config.model.evidence == "after",
     )  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(c
     texts = [*cascade.data.catalogue.texts, *cascade.data.queries.texts]
     tokenizer, read = train_wordpiece(texts, 200), {"max_tokens": 16, "history": 3, "folder": tmp_path}
     pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart="late", **read)
-    rows = rows_of(features, lists, pairs=pairs)
+    rows = rows_of(features, lists, pairs=pairs, shared=True)
     draw_of = draw(rows)
     batch, alone = rows.assemble(draw_of), rows_of(features, lists).assemble(draw_of)
     item = batch.items.index[batch.candidate]

@@ -164,8 +164,6 @@ class Chain:
         pruner, found = self.cascade.pruner, self.found
         assert pruner is not None
         features = latest_only(pruner.features, pruner.model.config.history)
-        if pruner.pairs is not None:
-            batch_size = pruner.pairs.lists_at_once(batch_size, found.items.shape[1])
         count = min(count, len(requests))
         blocks = np.split(np.arange(count), range(batch_size, count, batch_size))
         return [

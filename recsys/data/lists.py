@@ -263,11 +263,13 @@ class PrunerRows:
 
     def __init__(
         self, features: Features, lists: CandidateLists, rows: np.ndarray, *, pairs: PairTexts | None, sampled: int,
-        pointwise: bool, seed: int, targets: Sequence[np.ndarray] = (),
+        pointwise: bool, seed: int, targets: Sequence[np.ndarray] = (), shared: bool = False,
     ) -> None:  # fmt: skip
         """`rows` are numbers of requests; without a `pointwise` loss, a list without a positive is left out. `targets`
-        are the codes of the events that make each other target true.
+        are the codes of the events that make each other target true. `shared`: every list meets the candidates of the
+        whole batch, without the retriever's word on them.
         """
+        self.shared = shared
         self.targets = list(targets)
         self.features, self.lists, self.pairs, self.sampled, self.seed = features, lists, pairs, sampled, seed
         self.rows = rows if pointwise else rows[lists.found()[rows]]
@@ -290,7 +292,7 @@ class PrunerRows:
 
     def assemble(self, draw: Draw) -> PrunerBatch:
         """Make one batch."""
-        if self.pairs is not None and self.pairs.apart:
+        if self.shared:
             return self._everyones(draw)
         rows, lists = self.rows[draw.rows], self.lists
         item, score, label = lists.table(rows)
@@ -307,8 +309,8 @@ class PrunerRows:
         )  # fmt: skip
 
     def _everyones(self, draw: Draw) -> PrunerBatch:
-        """For late interaction, whose texts are encoded once for all: a candidate that anybody has in the batch of all
-        processes is everyone's who had it not. What the retriever says of the others is not known, and nothing.
+        """For texts that are read once for all: a candidate that anybody has in the batch of all processes is everyone's
+        who had it not. What the retriever says of the others is not known, and nothing.
         """
         rows = self.rows[draw.rows if draw.whole is None else draw.whole]
         item, _, label = self.lists.table(rows)
@@ -344,7 +346,6 @@ def list_evaluations(
 ) -> Iterator[ListEvaluation]:  # fmt: skip
     """Whole lists of some requests, dealt to one of several processes, in batches; uneven shares are fine."""
     mine = rows[part::parts]
-    batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, int(np.diff(lists.offsets).max()))
     for start in range(0, len(mine), batch_size):
         yield _evaluation(features, lists, mine[start : start + batch_size], pairs, list(targets))
 

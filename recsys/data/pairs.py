@@ -8,7 +8,7 @@ from collections.abc import Collection
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from recsys.data.prepare import Prepared
 from recsys.data.text import join_columns, plain_backend
 from recsys.data.tokens import TokenCache, token_cache
 from recsys.errors import InputError
-
-_TEXTS_AT_ONCE = 8192  # a few GiB at the most; the more, the fewer texts are encoded twice
 
 SHORTEST = 16
 """Fewest max_tokens of a pair: special tokens and a few words of each side."""
@@ -89,10 +87,11 @@ class PairTexts:
 
     def __init__(
         self, data: Prepared, tokenizer: PreTrainedTokenizerFast, *, title: list[str], max_tokens: int, history: int,
-        folder: Path, hidden: Collection[str] = (), apart: bool = False,
+        folder: Path, hidden: Collection[str] = (), apart: Literal["late", "split"] | None = None,
     ) -> None:  # fmt: skip
         """`title` names the columns that stand for an item in a history; `folder` is that of the caches; of `hidden`
-        sources (text, profile) nothing is said. `apart`: each side is a text by itself, for late interaction.
+        sources (text, profile) nothing is said. `apart`: each side has `max_tokens` to itself, and is framed as a
+        text (late), or as its half of a pair (split).
         """
         if max_tokens < SHORTEST:
             raise InputError(f"model.text.max_tokens is {max_tokens}; a pair of texts needs at least {SHORTEST}.")
@@ -123,10 +122,6 @@ class PairTexts:
         other.queries = Words.encode(texts, self.tokenizer, self.max_tokens)
         return other
 
-    def lists_at_once(self, wanted: int, length: int) -> int:
-        """How many lists of this length are judged together: read apart, as many as memory holds the texts of."""
-        return max(_TEXTS_AT_ONCE // max(length, 1), 1) if self.apart else wanted
-
     def fields(
         self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, candidates: np.ndarray
     ) -> tuple[dict[str, Any], int]:
@@ -134,25 +129,26 @@ class PairTexts:
 
         The arguments are those of `batch`.
         """
-        if not self.apart:
+        if self.apart is None:
             pairs = self.batch(pasts, users, queries, candidates)
             return {"pairs": pairs}, int(pairs.mask.sum())
         distinct, row = np.unique(np.maximum(candidates, 0), return_inverse=True)
-        room = self.max_tokens - len(self.frame.before) - len(self.frame.after)
-        asked = [self._user_words(*request)[:room] for request in zip(pasts, users, queries, strict=True)]
-        told = [self.items.gather(np.array([item]))[:room] for item in distinct]
+        asked = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
+        words, opened = [self.items.gather(item) for item in distinct.reshape(-1, 1)], self.apart == "late"
+        told = [self._framed(one, opened=opened) for one in words]
         apart = ApartBatch(
-            request=self._framed(asked), candidate=self._framed(told),
+            request=self._padded(asked), candidate=self._padded(told),
             row=torch.from_numpy(np.where(candidates >= 0, row.reshape(candidates.shape), -1)),
         )  # fmt: skip
         return {"apart": apart}, int(apart.request.mask.sum()) + int(apart.candidate.mask.sum())
 
-    def _framed(self, texts: list[np.ndarray]) -> TextBatch:
-        """Single texts with their special tokens."""
-        framed = [np.concatenate([self.frame.before, words, self.frame.after]) for words in texts]
-        whole = [
-            one if len(one) else np.array([self.pad]) for one in framed
-        ]  # a tokenizer may frame nothing by nothing
+    def _framed(self, words: np.ndarray, *, opened: bool = True) -> np.ndarray:
+        """A text with its special tokens; not `opened`: as the second one of a pair, which has none in front."""
+        before, after = self.frame.before[: None if opened else 0], self.frame.after
+        return np.concatenate([before, words[: self.max_tokens - len(before) - len(after)], after])
+
+    def _padded(self, texts: list[np.ndarray]) -> TextBatch:
+        whole = [one if len(one) else np.array([self.pad]) for one in texts]  # a tokenizer may frame nothing by nothing
         lengths = np.array([len(one) for one in whole])
         mask = np.arange(lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.pad, dtype=np.int64)

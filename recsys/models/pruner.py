@@ -1,9 +1,10 @@
 """The second selection: every candidate judged beside its user, and what is kept.
 
 The retriever's evidence comes first: an untrained pruner keeps exactly the retriever's order, and training learns what
-to change about it. Three encoders: a small joint transformer over cached states (text frozen, or no text), a
-cross-encoder over the words of each (user, candidate) pair (text lora or full), or late interaction over the words of
-each side (the same, and `late`). The last learns from words alone and is weighed beside the evidence afterwards.
+to change about it. Four encoders: a small joint transformer over cached states (text frozen, or no text), a
+cross-encoder over the words of each (user, candidate) pair (text lora or full), one whose lower layers read the two
+apart (the same, and `split`), or late interaction over the words of each side (the same, and `late`). The last learns
+from words alone and is weighed beside the evidence afterwards.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from recsys.batch import PrunerBatch
+from recsys.batch import ApartBatch, PrunerBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
@@ -23,6 +24,8 @@ from recsys.models.fusion import FusionKind
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.late import best_matches
+from recsys.models.split import SplitReader
+from recsys.models.states import StateCache, read_texts
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
 
@@ -67,6 +70,10 @@ class PrunerConfig:
     late: bool = False
     """Whether the words of a request and of a candidate are read apart, and meet in a sum of best matches (ColBERT),
     where a cross-encoder reads each pair together: a text is encoded once for all who meet it. With evidence: after."""
+    split: int = 0
+    """Layers of a cross-encoder that read the words of a request and of a candidate apart, so that a text goes through
+    them once for all who meet it (PreTTR, DeFormer); the layers above read both, the last for [CLS] alone, which is
+    judged. Of a BERT, and fewer than it has. 0: all layers read both."""
     evidence: Literal["joint", "after"] = "joint"
     """When the retriever's evidence is weighed. joint: while the rest is learnt. after: a cross-encoder learns from the
     texts alone, then evidence and texts are weighed on the lists that are held out; for a retriever that knows the
@@ -77,6 +84,9 @@ class PrunerConfig:
             raise InputError("model.evidence 'after' is for a cross-encoder; set model.text.mode to lora or full.")
         if self.late and self.evidence != "after":
             raise InputError("model.late learns from words alone; set model.evidence: after, text.mode: lora or full.")
+        if self.split and (self.split < 0 or self.late or not self.reads_pairs):
+            expected = "0, or layers of a cross-encoder: with text.mode lora or full, and without model.late"
+            raise InputError(f"model.split is {self.split}; expected {expected}.")
         if self.targets and self.reads_pairs:
             raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
         for name, events in self.targets.items():
@@ -99,6 +109,11 @@ class PrunerConfig:
         """Whether this is a cross-encoder over pairs of texts."""
         return self.text is not None and self.text.mode != "frozen"
 
+    @property
+    def apart(self) -> Literal["late", "split"] | None:
+        """How the two texts of a pair are read apart; None: they are not."""
+        return "late" if self.late else "split" if self.split else None
+
 
 class Pruner(nn.Module):
     """PrunerBatch -> [B, K] float32 logits, -inf at padding.
@@ -114,8 +129,12 @@ class Pruner(nn.Module):
         self, config: PrunerConfig, sizes: Sizes, text: TextEncoder | None, *, vector_width: int, lexical: bool = False,
         image: ImageEncoder | None = None,
     ) -> None:  # fmt: skip
-        """`vector_width` is the width of the retriever's vectors; `sizes` those of the data's columns."""
+        """`vector_width` is the width of the retriever's vectors; `sizes` those of the data's columns. Raises
+        InputError where `text` cannot be split as the config says.
+        """
         super().__init__()
+        if config.split and text is not None:
+            SplitReader(text, config.split)
         self.config, self.sizes, self.text, self.image, self.vector_width = config, sizes, text, image, vector_width
         self.lexical = lexical
         text_width = text.width if text else 0
@@ -141,21 +160,25 @@ class Pruner(nn.Module):
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
 
-    def forward(self, batch: PrunerBatch) -> Tensor:
-        return self.judge(batch)[..., 0]
+    def forward(self, batch: PrunerBatch, states: StateCache | None = None) -> Tensor:
+        return self.judge(batch, states)[..., 0]
 
-    def judge(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, 1 + G] float32 logits, -inf at padding: of what lists are ordered by, then of each other target."""
+    def judge(self, batch: PrunerBatch, states: StateCache | None = None) -> Tensor:
+        """[B, K, 1 + G] float32 logits, -inf at padding: of what lists are ordered by, then of each other target.
+
+        `states` are what this model has made of candidates that are read apart: to be kept from call to call while the
+        weights rest.
+        """
         real = batch.candidate >= 0
         evidence = batch.evidence
         if evidence is None:
             evidence = retriever_evidence(batch, real, lexical=self.lexical)
-        states = self._text_states(batch, real) if self.joint is None else self.joint(batch, evidence)
-        with torch.autocast(states.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
-            states = self.dropout(self.norm(states.float()))
-            logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(states)
+        found = self._text_states(batch, real, states) if self.joint is None else self.joint(batch, evidence)
+        with torch.autocast(found.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
+            found = self.dropout(self.norm(found.float()))
+            logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(found)
             if self.others is not None:
-                logits = torch.cat([logits, self.others(states)], dim=-1)
+                logits = torch.cat([logits, self.others(found)], dim=-1)
         return logits.masked_fill(~real[..., None], float("-inf"))
 
     @torch.no_grad()
@@ -165,22 +188,28 @@ class Pruner(nn.Module):
         for part in self.head.parameters():
             part.mul_(head)
 
-    def _text_states(self, batch: PrunerBatch, real: Tensor) -> Tensor:
-        """[B, K, W]: each real pair read together, in blocks; zero at padding. Read apart, [B, K, 1] best matches."""
+    def _text_states(self, batch: PrunerBatch, real: Tensor, known: StateCache | None) -> Tensor:
+        """[B, K, W] of each real pair, zero at padding; with `late` [B, K, 1] best matches."""
         pairs, apart, encoder = batch.pairs, batch.apart, self.text
         assert encoder is not None
-        if apart is not None:
-            requests, lengths = encoder.token_states(apart.request), apart.request.mask.sum(1)
-            sizes = apart.candidate.mask.sum(1).tolist()
-            blocks = torch.arange(len(sizes), device=requests.device).split(_PAIRS)
-            states = torch.cat([encoder.token_states(apart.candidate.take(block)) for block in blocks])
-            texts = pad_sequence(list(states.split(sizes)), batch_first=True)
-            return best_matches(requests, lengths, texts, apart.candidate.mask, apart.row.clamp_min(0))[..., None]
-        assert pairs is not None
+        if apart is not None and self.config.late:
+            return _late(encoder, apart, known)
         rows = real.flatten().nonzero()[:, 0]
-        found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
-        states = found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found)
-        return states.view(*real.shape, -1)
+        if apart is not None:
+            found = self._split_states(SplitReader(encoder, self.config.split), apart, rows, known)
+        else:
+            assert pairs is not None
+            found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
+        return found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found).view(*real.shape, -1)
+
+    def _split_states(self, reader: SplitReader, apart: ApartBatch, rows: Tensor, known: StateCache | None) -> Tensor:
+        """[P, W] of the P pairs at some places of [B * K]."""
+        requests = read_texts(apart.request, reader.requests)
+        texts = read_texts(apart.candidate, reader.candidates, known)
+        if not len(rows):
+            return requests[0].new_zeros(0, requests[0].shape[1])
+        pairs = torch.stack([rows // apart.row.shape[1], apart.row.flatten()[rows]])
+        return torch.cat([reader.pairs(requests, texts, *block).float() for block in pairs.split(_PAIRS, dim=1)])
 
     def other_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """[..., G] float32 calibrated probabilities of the other targets from their logits; 0 at padding (-inf)."""
@@ -199,6 +228,13 @@ class Pruner(nn.Module):
         safe = np.where(real, logits, 0.0)
         users, queries = (self.meaning[kind].calibration.probability(safe) for kind in (USERS, QUERIES))
         return np.where(real, np.where(asks, queries, users), 0.0).astype(np.float32)
+
+
+def _late(encoder: TextEncoder, apart: ApartBatch, known: StateCache | None) -> Tensor:
+    """[B, K, 1] best matches of the words of requests among those of candidates."""
+    requests, lengths = encoder.token_states(apart.request), apart.request.mask.sum(1)
+    texts = pad_sequence(read_texts(apart.candidate, encoder.token_states, known), batch_first=True)
+    return best_matches(requests, lengths, texts, apart.candidate.mask, apart.row.clamp_min(0))[..., None]
 
 
 def retriever_evidence(batch: PrunerBatch, real: Tensor, *, lexical: bool = False) -> Tensor:

@@ -61,8 +61,8 @@ class OnnxJudge:
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    def __call__(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, 1 + G] logits."""
+    def __call__(self, batch: PrunerBatch, states: object = None) -> Tensor:
+        """[B, K, 1 + G] logits. No texts are read here, whose `states` could be kept."""
         rows, columns = batch.candidate.shape
         sizes = {"requests": rows, "candidates": columns}
         return torch.from_numpy(self.session.run(named_tensors(batch, self.session.inputs, sizes))[0])

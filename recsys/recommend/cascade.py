@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -19,6 +19,7 @@ from recsys.data.requests import Requests, seen_items
 from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, DecisionConfig, decide, resolve
 from recsys.models.pruner import Pruner
+from recsys.models.states import StateCache
 from recsys.recommend.rerank import RerankConfig, Reranker, softmax
 from recsys.recommend.score import open_pairs, score_candidates
 from recsys.retrieval.candidates import Found, retrieve
@@ -68,6 +69,8 @@ class OpenPruner:
     pairs: PairTexts | None
     lexical: dict[str, Any] | None
     """How the lists that it learnt from were fused with a lexical source's; None: they were not."""
+    states: StateCache = field(default_factory=StateCache)
+    """What the model has made of candidates that it reads apart."""
 
     @classmethod
     def open(cls, run: Path, config: DataConfig, retriever: OpenRetriever) -> Self:
@@ -252,7 +255,7 @@ class Cascade:
         with part("score"):
             judged = score_candidates(
                 self.pruner.model, self.pruner.features, requests, found.items, found.scores, self.item_vectors,
-                found.users, pairs=self.pruner.pairs, lexical=found.lexical,
+                found.users, pairs=self.pruner.pairs, lexical=found.lexical, states=self.pruner.states,
             )  # fmt: skip
         return found, judged
 
@@ -267,7 +270,7 @@ class Cascade:
         ranked = np.take_along_axis(items, order, 1)
         logits = score_candidates(
             self.pruner.model, self.pruner.features, requests, ranked, best, self.item_vectors, users,
-            pairs=self.pruner.pairs,
+            pairs=self.pruner.pairs, states=self.pruner.states,
         )[..., 0]  # fmt: skip
         found = np.empty_like(logits)
         np.put_along_axis(found, order, logits, 1)

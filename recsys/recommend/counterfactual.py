@@ -161,9 +161,8 @@ class Counterfactuals:
         if pruner is None:
             return scores.astype(np.float32)
         lexical = (own.lexical, listed.lexical) if pruner.model.lexical else ()
-        return pruner.model(
-            self._batch(block, evidence(scores, own.items, all_scores, listed.items, *lexical))
-        ).numpy()  # fmt: skip
+        batch = self._batch(block, evidence(scores, own.items, all_scores, listed.items, *lexical))
+        return pruner.model(batch, pruner.states).numpy()
 
     def _said(self, block: _Block, items: np.ndarray) -> Said:
         """Of whole lists, or of the items that are asked about, with what is gone of these."""

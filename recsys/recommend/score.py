@@ -14,6 +14,7 @@ from recsys.data.prepare import Prepared
 from recsys.data.requests import Requests
 from recsys.errors import InputError
 from recsys.models.pruner import Pruner
+from recsys.models.states import StateCache
 from recsys.tables import DataConfig
 
 
@@ -21,7 +22,7 @@ from recsys.tables import DataConfig
 def score_candidates(
     pruner: Pruner, features: Features, requests: Requests, candidates: np.ndarray, scores: np.ndarray,
     item_vectors: np.ndarray, user_vectors: np.ndarray, batch_size: int = 64, *, pairs: PairTexts | None = None,
-    lexical: np.ndarray | None = None,
+    lexical: np.ndarray | None = None, states: StateCache | None = None,
 ) -> np.ndarray:  # fmt: skip
     """[R, K, 1 + G] float32 logits of the candidates of R requests, -inf at padding: of what lists are ordered by, then
     of each other target.
@@ -37,13 +38,14 @@ def score_candidates(
         batch_size: requests scored at one time.
         pairs: reader of pairs of texts (`open_pairs`), which a cross-encoder needs.
         lexical: [R, K] scores of a lexical source, or None.
+        states: what this pruner has made of candidates that it reads apart, kept from call to call; None: for this one.
     """
     if pruner.config.reads_pairs and pairs is None:
         remedy = "open them with open_pairs(folder, pruner, data, config)"
         raise InputError(f"This pruner is a cross-encoder and was given no pairs of texts; {remedy}.")
     narrow, device = latest_only(features, pruner.config.history), next(pruner.parameters()).device
     out = np.full((*candidates.shape, 1 + len(pruner.config.targets)), -np.inf, dtype=np.float32)
-    batch_size = batch_size if pairs is None else pairs.lists_at_once(batch_size, candidates.shape[1])
+    states = StateCache() if states is None else states
     for start in range(0, len(requests), batch_size):
         rows = np.arange(start, min(start + batch_size, len(requests)))
         own = candidates[rows]
@@ -51,7 +53,7 @@ def score_candidates(
             narrow, requests.take(rows), own, scores[rows], np.zeros(own.shape), item_vectors, user_vectors[rows],
             pairs, lexical=None if lexical is None else lexical[rows],
         )  # fmt: skip
-        out[rows] = pruner.judge(batch.to(device)).cpu().numpy()
+        out[rows] = pruner.judge(batch.to(device), states).cpu().numpy()
     return out
 
 
@@ -65,5 +67,5 @@ def open_pairs(
     tokenizer = AutoTokenizer.from_pretrained(folder / "text", trust_remote_code=False)
     return PairTexts(
         data, tokenizer, title=config.items.text[:1], max_tokens=text.max_tokens, history=pruner.config.history,
-        folder=Path(config.cache), hidden=hidden, apart=pruner.config.late,
+        folder=Path(config.cache), hidden=hidden, apart=pruner.config.apart,
     )  # fmt: skip

@@ -99,6 +99,11 @@ def _graphs(retriever: Path, pruner: Path | None) -> dict[str, Graph]:
         found[PRUNER] = PrunerGraph(second)
         if second.text is not None and second.text.content_hash() != known:
             found[PRUNER_TEXT] = TextGraph(second.text)
+    elif second.config.split:
+        raise InputError(
+            f"{pruner} reads its two texts by layers of their own (model.split), which no ONNX file holds. Export the "
+            "retriever alone (pruner: null), and serve both with runtime: torch."
+        )
     elif second.text is not None:
         found[PRUNER] = TextGraph(second.text, pairs=not second.config.late)
     return found

@@ -14,6 +14,7 @@ from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.per_request import RequestValues
 from recsys.models.pruner import Pruner
+from recsys.models.states import StateCache
 from recsys.training.optim import OptimConfig
 from recsys.training.ranked import RankedTraining
 
@@ -53,6 +54,7 @@ class PrunerTraining(RankedTraining):
         orders = [order for name in valid for order in (name, f"{name}_retriever")]
         super().__init__(model, popularity, valid=orders, optim=optim, total_steps=total_steps)
         self.loss = loss
+        self.states: StateCache | None = None  # of a validation, in which the weights rest
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
         judged, real = self.model.judge(batch), batch.candidate >= 0
@@ -63,9 +65,16 @@ class PrunerTraining(RankedTraining):
         self.log("train/loss", loss, batch_size=batch.rows, prog_bar=True)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.states = StateCache()
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        self.states = None
+
     def validation_step(self, batch: ListEvaluation, _: int, dataloader_idx: int = 0) -> None:
         with torch.autocast(batch.item.device.type, enabled=False):  # as inference computes, so that both rank alike
-            logits = self.model(batch.lists)
+            logits = self.model(batch.lists, self.states)
         for place, ranked in enumerate((reorder(logits, batch.item), batch.item)):
             metric = self.metric(2 * dataloader_idx + place)
             metric.update(*_judged(ranked, batch, metric))

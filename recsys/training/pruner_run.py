@@ -72,8 +72,9 @@ class PrunerRun(RunConfig):
     for itself (data.interactions.judged)."""
     loss: LossMix = field(default_factory=LossMix)
     sampled: int = 50
-    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. With
-    model.late every list meets those of the whole batch."""
+    """Candidates that are not right, drawn anew from each list in each epoch; the right ones are always there. Where
+    texts are read apart (model.late, model.split) and model.evidence is after, a list meets those of the whole batch.
+    """
     calibrate: float = 0.1
     """Share of the lists that is not learnt from: on it the best epoch is chosen (trainer.export: best) and scores are
     turned into probabilities; 0: no calibration, and valid chooses."""
@@ -86,6 +87,8 @@ class PrunerRun(RunConfig):
     def __post_init__(self) -> None:
         if self.trainer.strategy == "fsdp":
             raise InputError("trainer.strategy 'fsdp' is for a retriever's encoder; set it to auto.")
+        if self.model.split and self.trainer.compile:
+            raise InputError("model.split calls the text encoder's layers one by one; set trainer.compile: false.")
         if self.sampled < 1:
             raise InputError(f"sampled is {self.sampled}; a list needs at least 1 candidate beside the right ones.")
         if not 0 <= self.calibrate <= 0.9:
@@ -189,7 +192,7 @@ def build(
             title = config.data.items.text[:1]
             pairs = PairTexts(
                 data, tokenizer, title=title, max_tokens=text.max_tokens, history=history, folder=cache,
-                apart=config.model.late,
+                apart=config.model.apart,
             )  # fmt: skip
         else:
             items, queries = text_sources(text, data, tokenizer, encoder, cache)
@@ -222,6 +225,7 @@ def _training_rows(
     return PrunerRows(
         features, lists, learnt, pairs=pairs, sampled=config.sampled, pointwise=config.loss.pointwise > 0,
         seed=config.seed, targets=_target_codes(config, features.data),
+        shared=config.model.apart is not None and config.model.evidence == "after",
     )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from recsys.metrics.calibration import (
 from recsys.metrics.pruning import PruningCurve, least_relevant, pruning_curve, safe_threshold
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning, Promises, resolve
 from recsys.models.pruner import Pruner, retriever_evidence
+from recsys.models.states import StateCache
 from recsys.shards import write_atomic
 
 CalibrationKind = Literal["platt", "temperature", "isotonic"]
@@ -81,10 +82,11 @@ def score_lists(
     none, columns, more = torch.zeros(0), len(model.weights), torch.zeros(0, len(model.config.targets))
     found = [(none.long(), none, torch.zeros(0, columns), none.bool(), none.bool(), more, more)]
     model.eval()
+    states = StateCache()
     for batch in batches:
         real = batch.lists.candidate >= 0
         evidence = retriever_evidence(batch.lists, real, lexical=model.lexical)
-        judged = model.judge(batch.lists.to(device)).cpu()
+        judged = model.judge(batch.lists.to(device), states).cpu()
         logits, others = judged[..., 0], judged[..., 1:]
         came_true = torch.full_like(others, torch.nan) if batch.lists.others is None else batch.lists.others
         owner = lists + torch.arange(len(real))[:, None].expand_as(real)

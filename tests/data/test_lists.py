@@ -181,8 +181,8 @@ def test_candidates_without_a_right_answer_are_refused(features, lists):
 def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(cascade, features, lists, tmp_path):
     texts = [*cascade.data.catalogue.texts, *cascade.data.queries.texts]
     tokenizer, read = train_wordpiece(texts, 200), {"max_tokens": 16, "history": 3, "folder": tmp_path}
-    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart=True, **read)
-    rows = rows_of(features, lists, pairs=pairs)
+    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart="late", **read)
+    rows = rows_of(features, lists, pairs=pairs, shared=True)
     draw_of = draw(rows)
     batch, alone = rows.assemble(draw_of), rows_of(features, lists).assemble(draw_of)
     item = batch.items.index[batch.candidate]
@@ -196,6 +196,18 @@ def test_read_apart_every_candidate_of_a_batch_is_everyones_with_its_own_grade(c
         assert batch.label[row][there].tolist() == [right.get(one, 0) for one in item[row][there].tolist()]
         own = alone.items.index[alone.candidate[row][alone.candidate[row] >= 0]]
         assert set(own.tolist()) <= set(item[row][there].tolist())
+
+
+def test_split_a_list_keeps_its_own_candidates_and_what_the_retriever_says_of_them(
+    cascade, features, lists, tmp_path
+):  # fmt: skip
+    tokenizer, read = train_wordpiece(cascade.data.catalogue.texts, 200), {"max_tokens": 16, "history": 3}
+    pairs = PairTexts(cascade.data, tokenizer, title=["title"], apart="split", folder=tmp_path, **read)
+    rows = rows_of(features, lists, pairs=pairs)
+    batch, plain = rows.assemble(draw(rows)), rows_of(features, lists).assemble(draw(rows))
+    for name in ("candidate", "retriever_score", "label", "rank"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name))
+    assert torch.equal(batch.apart.row >= 0, batch.candidate >= 0)
 
 
 def test_other_targets_came_true_where_the_user_had_such_an_event_from_the_request_on_within_its_split(tmp_path):

@@ -71,7 +71,7 @@ def test_the_user_has_at_most_half_and_the_candidate_the_rest(cascade, tokenizer
 
 def test_read_apart_each_side_is_what_the_tokenizer_makes_of_it_alone(cascade, tokenizer, tmp_path):
     pairs = PairTexts(
-        cascade.data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart=True
+        cascade.data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart="late"
     )  # fmt: skip
     users, queries, candidates = np.array([-1, 2]), np.array([3, -1]), np.array([[5, 7, 29], [7, -1, -1]])
     fields, tokens = pairs.fields([past(), past(4, 8)], users, queries, candidates)
@@ -85,6 +85,24 @@ def test_read_apart_each_side_is_what_the_tokenizer_makes_of_it_alone(cascade, t
         assert apart.candidate.ids[row][apart.candidate.mask[row]].tolist() == tokenizer(text)["input_ids"]
     assert (apart.row < 0).tolist() == (candidates < 0).tolist()
     assert tokens == int(apart.request.mask.sum() + apart.candidate.mask.sum())
+
+
+def test_split_each_side_of_a_pair_has_all_tokens_to_itself(cascade, tokenizer, tmp_path):
+    long = " ".join(cascade.data.catalogue.texts[:9])
+    data = replace(cascade.data, queries=replace(cascade.data.queries, texts=["warm round thing", long]))
+    pairs = PairTexts(
+        data, tokenizer, title=["title"], max_tokens=20, history=3, folder=tmp_path, apart="split"
+    )  # fmt: skip
+    none, candidates = np.array([-1, -1]), np.array([[5, 7], [7, -1]])
+    apart = pairs.fields([past(), past()], none, np.array([0, 1]), candidates)[0]["apart"]
+    whole, other = (tokenizer(text)["input_ids"] for text in ("warm round thing", long))
+    assert apart.request.ids[0][apart.request.mask[0]].tolist() == whole
+    assert apart.request.ids[1][apart.request.mask[1]].tolist() == [*other[:19], whole[-1]]
+    for request, place in zip(*np.nonzero(candidates >= 0), strict=True):
+        row, text = int(apart.row[request, place]), cascade.data.catalogue.texts[candidates[request, place]]
+        cut = tokenizer(text)["input_ids"][1:-1][:19]
+        assert apart.candidate.ids[row][apart.candidate.mask[row]].tolist() == [*cut, whole[-1]]
+    assert apart.row[1, 0] == apart.row[0, 1]
 
 
 def test_pairs_about_other_queries_read_their_texts(cascade, tokenizer, pairs):

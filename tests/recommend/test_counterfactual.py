@@ -137,12 +137,14 @@ def test_many_at_once_are_each_as_if_alone(cascade):
     np.testing.assert_allclose(without.scores(asked), alone, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_pruner_that_reads_the_words_of_pairs_reads_them_without_a_word(journey, tmp_path, late):
-    text = {**journey.retriever["text"], "max_tokens": 32}
-    model = {**journey.pruner, "text": text, **({"late": True, "evidence": "after"} if late else {})}
+@pytest.mark.parametrize(
+    ("name", "apart"), [("together", {}), ("late", {"late": True, "evidence": "after"}), ("split", {"split": 1})]
+)
+def test_a_pruner_that_reads_the_words_of_pairs_reads_them_without_a_word(journey, tmp_path, name, apart):
+    text = {**journey.retriever["text"], "max_tokens": 32, "layers": 2}
+    model = {**journey.pruner, "text": text, **apart}
     candidates = f"{journey.folder}/runs/infer/candidates"
-    config = journey.write("pruner", name=f"pairs_{late}", candidates=candidates, model=model)
+    config = journey.write("pruner", name=f"pairs_{name}", candidates=candidates, model=model)
     run = train_pruner(parse_run(PrunerRun, [str(config), f"--runs={tmp_path}"]))
     one = journey.infer(f"--pruner={run}", output=tmp_path)
     cascade = Cascade.open(one.retriever, one.pruner, one.data, one.candidates, one.decision)
@@ -154,3 +156,4 @@ def test_a_pruner_that_reads_the_words_of_pairs_reads_them_without_a_word(journe
     for kind in ("word", "query"):
         changed = without.scores(candidates_of(without, frozenset({Unit(kind, 0)})))
         assert np.abs(changed - base).max() > 1e-4
+    assert (cascade.pruner.states.size > 0) == (name != "together")

@@ -9,10 +9,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.config import TextConfig
 from recsys.data.requests import user_requests
 from recsys.data.split import VALID
 from recsys.errors import InputError
+from recsys.models.checkpoint import save_pruner
 from recsys.models.decision import DecisionConfig
+from recsys.models.pruner import Pruner, PrunerConfig
+from recsys.models.text import TextEncoder
+from recsys.models.towers import Sizes
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.recommender import Recommender
 from recsys.recommend.run import run_stage
@@ -104,6 +109,16 @@ def test_a_graph_that_differs_from_torch_is_not_written(journey, tmp_path, monke
     with pytest.raises(InputError, match=r"items\.onnx differs from torch by 2\.0e-04, more than 1e-04"):
         export_onnx(models(journey)[0], None, tmp_path / "onnx", int8=False, overwrite=True)
     assert [path.name for path in tmp_path.rglob("*")] == ["onnx", "old"]
+
+
+def test_a_split_cross_encoder_is_refused(journey, tmp_path):
+    text = TextConfig(model="config:", mode="full", layers=2, width=16, heads=2, max_tokens=16)
+    model = PrunerConfig(text=text, split=1)
+    encoder = TextEncoder.build(text, vocab_size=50)
+    save_pruner(Pruner(model, Sizes(items=9), encoder, vector_width=2), tmp_path / "split")
+    with pytest.raises(InputError, match=r"model\.split\), which no ONNX file holds.*runtime: torch"):
+        export_onnx(models(journey)[0], tmp_path / "split", tmp_path / "onnx", int8=False, overwrite=False)
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_a_folder_that_is_there_is_not_replaced_unasked(graphs, journey):

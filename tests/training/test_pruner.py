@@ -8,6 +8,7 @@ from recsys.data.lists import CandidateLists, list_evaluations
 from recsys.losses.ranking import listwise_softmax, pointwise_bce
 from recsys.metrics.ranking import ndcg, rank_of_targets
 from recsys.models.pruner import Pruner, PrunerConfig
+from recsys.models.states import StateCache
 from recsys.models.towers import Sizes
 from recsys.training.optim import OptimConfig
 from recsys.training.pruner import LossMix, PrunerTraining, rank_in_lists, reorder
@@ -71,3 +72,19 @@ def test_the_measures_are_those_of_a_full_ranking_in_which_candidates_come_first
         assert found["ndcg@10"] == pytest.approx(torch.cat(values).mean().item(), abs=1e-8)
     assert pruner["ndcg@10"] != retriever["ndcg@10"]
     assert pruner["recall@20"] == retriever["recall@20"]  # the same candidates in another order
+
+
+def test_states_of_texts_are_those_of_one_validation_whose_weights_rest(cascade, monkeypatch):
+    module, batches = make(cascade)
+    seen = []
+    monkeypatch.setattr(
+        module.model, "forward", lambda batch, states: [seen.append(states), torch.zeros(batch.candidate.shape)][1]
+    )
+    for _ in range(2):
+        module.on_validation_epoch_start()
+        for number in range(2):
+            module.validation_step(batches[number], number)
+        module.on_validation_epoch_end()
+    assert all(isinstance(one, StateCache) for one in seen)
+    assert seen[0] is seen[1] is not seen[2] is seen[3]
+    assert module.states is None

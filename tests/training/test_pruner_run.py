@@ -48,6 +48,7 @@ def stages(folder) -> dict[str, dict[str, float]]:
 MODELS = {
     "joint": SMALL,
     "cross-encoder": replace(SMALL, text=WORDS),
+    "split": replace(SMALL, text=replace(WORDS, layers=2), split=1),
     "late": replace(SMALL, text=WORDS, late=True, evidence="after"),
 }
 
@@ -218,6 +219,12 @@ def test_evidence_weighed_afterwards_needs_lists_and_texts(cascade, tmp_path):
         replace(SMALL, evidence="after")
     with pytest.raises(InputError, match="calibrate is 0"):
         run_of(cascade, tmp_path, replace(SMALL, text=WORDS, evidence="after"), calibrate=0.0)
+
+
+def test_layers_that_are_called_one_by_one_are_not_compiled(cascade, tmp_path):
+    split = replace(SMALL, text=replace(WORDS, layers=2), split=1)
+    with pytest.raises(InputError, match=r"set trainer\.compile: false"):
+        run_of(cascade, tmp_path, split, trainer=TrainerConfig(accelerator="cpu", threads=1, compile=True))
 
 
 def test_lists_are_held_out_by_their_number_and_at_least_one():

@@ -60,12 +60,13 @@ def read_search(settings: Settings, split: str, count: int | None = None) -> Sea
     items = join_columns(table, settings.text)
     queries = [_cut(tokenizer, text, settings.max_tokens // 2 - 3) for text in asked["query"]]
     encoder = TextEncoder.build(config, len(tokenizer))
+    if has_bfloat16():
+        encoder.lower(torch.bfloat16)
     backend = plain_backend(tokenizer, settings.max_tokens)
 
     def unit(texts: list[str]) -> torch.Tensor:
         tokens = tokenize(texts, backend, 0)
-        autocast = torch.bfloat16 if has_bfloat16() else None
-        return F.normalize(torch.from_numpy(encode_all(encoder, tokens.batch, tokens.lengths, autocast=autocast)))
+        return F.normalize(torch.from_numpy(encode_all(encoder, tokens.batch, tokens.lengths)))
 
     scores = unit(queries) @ unit(items).T
     scores[torch.arange(len(right)), torch.from_numpy(right)] += 2  # above every cosine: it is always among them

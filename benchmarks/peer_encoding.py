@@ -45,13 +45,13 @@ def ours(pace: Pace, task: Texts) -> np.ndarray:
     config = TextConfig(model=task.model, mode="frozen", max_tokens=task.max_tokens)
     tokenizer = load_tokenizer(config, [], Path())
     encoder = TextEncoder.build(config, len(tokenizer))
+    if task.precision == "bf16":
+        encoder.lower(torch.bfloat16)
     backend, pad = plain_backend(tokenizer, task.max_tokens), int(tokenizer.pad_token_id or 0)
 
     def encode(texts: list[str]) -> np.ndarray:
         tokens = tokenize(texts, backend, pad)
-        vectors = encode_all(
-            encoder, tokens.batch, tokens.lengths, autocast=torch.bfloat16 if task.precision == "bf16" else None
-        )
+        vectors = encode_all(encoder, tokens.batch, tokens.lengths)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     vectors = encode(task.texts[: 2 * BATCH])
@@ -61,7 +61,7 @@ def ours(pace: Pace, task: Texts) -> np.ndarray:
 
 
 def peer(pace: Pace, task: Texts) -> np.ndarray:
-    """Job: sentence-transformers, in bfloat16 with the weights in bfloat16; returns the vectors."""
+    """Job: `SentenceTransformer.encode`; returns the vectors."""
     from sentence_transformers import SentenceTransformer
 
     weights = {"dtype": torch.bfloat16} if task.precision == "bf16" else {}

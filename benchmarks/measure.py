@@ -159,7 +159,7 @@ def keep(name: str, begin: float, folder: Path = FIGURES, **content: Any) -> Pat
     facts = {
         "date": datetime.now(UTC).date().isoformat(), "minutes": round((time.perf_counter() - begin) / 60, 1),
         "machine": machine(), "threads": torch.get_num_threads(), "versions": versions(),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }  # fmt: skip
     plain = {key: [asdict(one) for one in value] if _is_rows(value) else value for key, value in content.items()}
     path.write_text(json.dumps({**facts, **plain}, indent=1))

@@ -146,10 +146,16 @@ def _probe(module: Any, batch: Any) -> _Probe:
         with _kept(module) as kept:
             loss = module.training_step(batch, 0)
         loss.backward()
-        for one in getattr(module, "cached", []):
-            one.backward()
+        _backward_cached(module)
     module.zero_grad(set_to_none=True)
     return _Probe(work=batch.tokens, saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
+
+
+def _backward_cached(module: Any) -> None:
+    """Under a cached loss, the gradients of its chunks."""
+    cached = getattr(module, "cached", None)
+    if cached is not None:
+        cached.backward()
 
 
 @contextmanager
@@ -200,8 +206,7 @@ def overfit(module: Any, rows: Rows) -> tuple[float, float]:
         optimizer.zero_grad()
         loss = module.training_step(batch, 0)
         loss.backward()
-        for one in getattr(module, "cached", []):
-            one.backward()
+        _backward_cached(module)
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses[0], losses[-1]

@@ -23,6 +23,7 @@ from tempfile import gettempdir
 
 import faiss
 import numpy as np
+from measure import keep
 
 from recsys.retrieval.engine import FaissRows
 from recsys.retrieval.exact import exact_top
@@ -91,13 +92,27 @@ def timed(*works: Callable[[], object], turns: int = 2) -> list[float]:
 Search = Callable[[np.ndarray], np.ndarray]
 
 
-def row(name: str, search: Search, sample: Sample, size: int, build: float) -> tuple[float, float]:
-    """Measure and print one way of searching; returns recall and queries a second."""
-    found = search(sample.queries)
-    recall = np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, sample.right, strict=True)])
-    speed = len(sample) / timed(lambda: search(sample.queries))[0]
-    print(f"{name:<34}{recall:>8.3f}{speed:>12,.0f}{size / 2**20:>10,.0f}{build:>8.0f}", flush=True)
-    return float(recall), speed
+class Table:
+    """What is printed, and kept."""
+
+    head = ("", "recall", "queries/s", "MiB", "build s")
+
+    def __init__(self) -> None:
+        self.cells: list[list[str]] = []
+        print("{:<34}{:>8}{:>12}{:>10}{:>8}".format(*self.head))
+
+    def add(self, name: str, recall: float, speed: float, size: int, build: float) -> None:
+        """A row: `size` in bytes, `build` in seconds."""
+        self.cells.append([name.strip(), f"{recall:.3f}", f"{speed:,.0f}", f"{size / 2**20:,.0f}", f"{build:.0f}"])
+        print("{:<34}{:>8}{:>12}{:>10}{:>8}".format(name, *self.cells[-1][1:]), flush=True)
+
+    def measure(self, name: str, search: Search, sample: Sample, size: int, build: float) -> tuple[float, float]:
+        """Measure one way of searching and add it; returns recall and queries a second."""
+        found = search(sample.queries)
+        recall = float(np.mean([len(np.intersect1d(*pair)) / K for pair in zip(found, sample.right, strict=True)]))
+        speed = len(sample) / timed(lambda: search(sample.queries))[0]
+        self.add(name, recall, speed, size, build)
+        return recall, speed
 
 
 def bare(rows: FaissRows) -> Search:
@@ -105,7 +120,7 @@ def bare(rows: FaissRows) -> Search:
     return lambda users: rows.index.search(users, K, params=rows.parameters(None))[1]
 
 
-def sweep(vectors: np.ndarray, sample: Sample, own: FaissRows) -> Search:
+def sweep(table: Table, vectors: np.ndarray, sample: Sample, own: FaissRows) -> Search:
     """Settings by hand; returns the fastest of those that reach the target."""
     reached, width = [], vectors.shape[1]
     tried = [Settings(kind=kind, lists=lists, breadth=1) for lists in (1024, 4096) for kind in ("ivf_sq8", "ivf_flat")]
@@ -119,7 +134,7 @@ def sweep(vectors: np.ndarray, sample: Sample, own: FaissRows) -> Search:
         for breadth in PROBES if settings.lists else (100, 150, 200, 300, 400, 600, 800):
             name = f"  {settings.kind} {settings.lists or 'M=32'}, {breadth}"
             search = bare(rows.tuned(breadth, 1, vectors))
-            recall, speed = row(name, search, sample, weight(settings, len(rows), width), build)
+            recall, speed = table.measure(name, search, sample, weight(settings, len(rows), width), build)
             if recall >= TARGET:
                 reached.append((speed, search))
                 break
@@ -128,7 +143,7 @@ def sweep(vectors: np.ndarray, sample: Sample, own: FaissRows) -> Search:
 
 def tune(world: World, items: np.ndarray, cluster: np.ndarray, path: Path) -> None:
     """Tune, sweep, and print both."""
-    asked = world.users(items, MEASURED, 3)
+    begin, asked = time.perf_counter(), world.users(items, MEASURED, 3)
     sample = Sample(queries=asked, right=exact_top(items, asked, K))
     spans = np.mean([len(np.unique(cluster[one])) for one in sample.right])
     largest = np.bincount(cluster).max()
@@ -141,23 +156,27 @@ def tune(world: World, items: np.ndarray, cluster: np.ndarray, path: Path) -> No
     own = tuned.rows
     if not isinstance(own, FaissRows):
         raise SystemExit("FAISS is not installed.")
-    print(f"{'':<34}{'recall':>8}{'queries/s':>12}{'MiB':>10}{'build s':>8}")
+    table = Table()
     for name, seconds in (("FAISS Flat", flat), ("exact search with torch", torch)):
-        print(f"{name:<34}{1:>8.3f}{MEASURED / seconds:>12,.0f}{items.nbytes / 2**20:>10,.0f}{0:>8.0f}")
+        table.add(name, 1.0, MEASURED / seconds, items.nbytes, 0.0)
     said, shown = tuned.report, own.settings
     name = f"tuned: {shown.kind} {shown.lists}, {shown.breadth}, rescored {shown.rescore}"
 
     def ours(users: np.ndarray) -> np.ndarray:
         return own.search(users, K)[1]
 
-    recall, _ = row(name, ours, sample, said.memory, said.build_seconds)
-    row("  the same, FAISS called directly", bare(own), sample, said.memory, 0.0)
+    recall, _ = table.measure(name, ours, sample, said.memory, said.build_seconds)
+    table.measure("  the same, FAISS called directly", bare(own), sample, said.memory, 0.0)
     found = f"recall {said.recall:.4f} +- {said.recall_error:.4f}, {said.queries_per_second:,.0f} queries/s"
     print(f"  in its own report: {found} {said.fault}")
-    best = sweep(items, sample, own)
+    best = sweep(table, items, sample, own)
     speed, by_hand = timed(lambda: ours(asked), lambda: best(asked), turns=5)
     print(f"tuned: recall {recall:.3f}; {flat / speed:.1f} x Flat, {torch / speed:.1f} x torch, ", end="")
     print(f"{by_hand / speed:.2f} x the best by hand, in turns")
+    note = (
+        f"{len(items):,} items of width {items.shape[1]}; {K} neighbours of {MEASURED:,} users, recall wanted {TARGET}."
+    )
+    keep("index", begin, head=list(table.head), cells=table.cells, note=note)
 
 
 def lists(world: World, items: np.ndarray, count: int, path: Path) -> None:

@@ -75,14 +75,14 @@ def write_config(folder: Path, data: dict[str, object], **more: object) -> Path:
     return folder / "infer.yaml"
 
 
-def stream(folder: Path, items: int, users: list[int], width: int, clusters: int) -> None:
-    """Vectors in clusters."""
+def write_stream(folder: Path, items: int, users: int, width: int, clusters: int) -> Path:
+    """Tables and a retriever of item vectors in clusters; returns the config."""
     vectors, cluster = World(width, clusters).items(items)
     (folder / "tables").mkdir(parents=True)
     pl.DataFrame({"item_id": np.arange(items), "title": [f"item {row}" for row in range(items)]}).write_parquet(
         folder / "tables/items.parquet"
     )
-    write_histories(folder / "tables", cluster, max(users))
+    write_histories(folder / "tables", cluster, users)
     data = {"items": {"text": ["title"]}, "history": {"max_items": HISTORY}}
     config = write_config(folder, data, candidates=100, decision={"top": 100})
     codes = prepare(parse_run(InferRun, [str(config)]).data).codes
@@ -101,7 +101,12 @@ def stream(folder: Path, items: int, users: list[int], width: int, clusters: int
         model.users.out.weight += torch.eye(width)
         torch.nn.init.zeros_(model.users.out.bias)
     write_run(folder / "retriever", model, codes, "next_item")
-    del model, vectors
+    return config
+
+
+def stream(folder: Path, items: int, users: list[int], width: int, clusters: int) -> None:
+    """Vectors in clusters."""
+    config = write_stream(folder, items, max(users), width, clusters)
     told("embed", items, stage("embed", config))
     told("index", items, stage("index", config))
     said = json.loads((folder / "lists/index/items.json").read_text())
@@ -109,12 +114,17 @@ def stream(folder: Path, items: int, users: list[int], width: int, clusters: int
     print(f"  {said['queries_per_second']:,.0f} queries/s, Flat {said['flat_queries_per_second']:,.0f}")
     memory = []
     for count in users:
-        file = folder / f"users{count}.parquet"
-        pl.DataFrame({"user_id": np.arange(count)}).write_parquet(file)
-        found = stage("recommend", config, f"--users={file}", f"--output={folder}/out{count}")
+        found = stage("recommend", config, *some_users(folder, count))
         told("recommend", count, found)
         memory.append(found["memory"])
     print(f"memory at {users[-1]:,} users: {memory[-1] / memory[0]:.3f} of that at {users[0]:,}")
+
+
+def some_users(folder: Path, count: int) -> list[str]:
+    """Options of stage recommend for the first users alone, and a place of their own for their lists."""
+    file = folder / f"users{count}.parquet"
+    pl.DataFrame({"user_id": np.arange(count)}).write_parquet(file)
+    return [f"--users={file}", f"--output={folder}/out{count}"]
 
 
 def write_histories(folder: Path, cluster: np.ndarray, users: int) -> None:
@@ -130,20 +140,22 @@ def write_histories(folder: Path, cluster: np.ndarray, users: int) -> None:
     pl.DataFrame({"user_id": np.arange(users)}).write_parquet(folder / "users.parquet")
 
 
-def text(folder: Path, texts: int) -> None:
-    """Texts that MiniLM reads."""
+def shop_texts(count: int, seed: int, longest: int = 60) -> list[str]:
+    """Texts of 6 to `longest` words of the demo shop."""
     groups = [*ENGLISH.nouns, *ENGLISH.materials, *ENGLISH.features, *ENGLISH.uses]
-    words = np.array(sorted({word for group in groups for word in group}))
-    rng = np.random.default_rng(5)
+    words, rng = np.array(sorted({word for group in groups for word in group})), np.random.default_rng(seed)
+    return [" ".join(rng.choice(words, length)) for length in rng.integers(6, longest + 1, count)]
 
-    def some(count: int) -> list[str]:
-        return [" ".join(rng.choice(words, length)) for length in rng.integers(6, 61, count)]
 
+def write_text(folder: Path, texts: list[str]) -> Path:
+    """Tables of items with these texts, and a retriever of MiniLM; returns the config."""
     (folder / "tables").mkdir(parents=True)
-    items = pl.DataFrame({"item_id": np.arange(texts), "title": some(texts)})
-    items.write_parquet(folder / "tables/items.parquet")
-    pl.DataFrame({"query_id": np.arange(100), "query": some(100)}).write_parquet(folder / "tables/queries.parquet")
-    pl.DataFrame({"query_id": np.arange(100), "item_id": np.arange(100)}).write_parquet(
+    asked = min(100, len(texts))
+    pl.DataFrame({"item_id": np.arange(len(texts)), "title": texts}).write_parquet(folder / "tables/items.parquet")
+    pl.DataFrame({"query_id": np.arange(asked), "query": shop_texts(asked, 6)}).write_parquet(
+        folder / "tables/queries.parquet"
+    )
+    pl.DataFrame({"query_id": np.arange(asked), "item_id": np.arange(asked)}).write_parquet(
         folder / "tables/relevance.parquet"
     )
     data = {"items": {"text": ["title"]}, "queries": {}, "relevance": {}}
@@ -160,12 +172,17 @@ def text(folder: Path, texts: int) -> None:
     codes = prepare(parse_run(InferRun, [str(config)]).data).codes
     write_run(folder / "retriever", model, codes, "query_to_item")
     tokenizer.save_pretrained(folder / "retriever/model/text")
+    return config
+
+
+def text(folder: Path, texts: int) -> None:
+    """Texts that MiniLM reads."""
+    config = write_text(folder, shop_texts(texts, 5))
     whole = [told(name, texts, stage(name, config)) for name in ("embed", "index")]
-    changed = pl.Series(some(texts))
-    tenth = pl.int_range(pl.len()) % 10 == 0
-    items.with_columns(title=pl.when(tenth).then(changed).otherwise("title")).write_parquet(
-        folder / "tables/items.parquet"
-    )
+    changed, tenth = pl.Series(shop_texts(texts, 7)), pl.int_range(pl.len()) % 10 == 0
+    pl.read_parquet(folder / "tables/items.parquet").with_columns(
+        title=pl.when(tenth).then(changed).otherwise("title")
+    ).write_parquet(folder / "tables/items.parquet")
     again = [told(f"{name}, a tenth changed", texts, stage(name, config)) for name in ("embed", "index")]
     print(f"a tenth changed: {sum(again) / sum(whole):.3f} of the whole")
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from measure import keep
 
 from recsys.recommend.diversity import calibrate, dpp, mmr, xquad
 from recsys.recommend.exposure import solve
@@ -57,9 +59,13 @@ def main(width: int) -> None:
             relevance, groups[candidates], PLACES, np.array([0, 0, USERS * PLACES // 2, USERS * PLACES // 3])
         ),
     }
+    begin, cells = time.perf_counter(), []
+    torch.set_num_threads(1)
     print(f"{'':<30}{'ms a user':>10}")
     for name, work in works.items():
-        print(f"{name:<30}{milliseconds(work):>10.3f}")
+        cells.append([name, f"{milliseconds(work):.3f}"])
+        print(f"{name:<30}{cells[-1][1]:>10}")
+    keep("rerank", begin, head=["", "ms a user"], cells=cells, note=f"{USERS:,} users, vectors of width {width}.")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The one data module: retriever, pruner and masked-language training differ only in the rows they hand in."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -90,15 +91,23 @@ class ResumableLoader(DataLoader[Batch]):
         )  # fmt: skip
         self.batches = batches
         self.given = 0
+        self.waited = 0.0
+        """Seconds that the trainer has waited for batches, over all epochs."""
 
     def __iter__(self) -> Iterator[Batch]:
         self.given = self.batches.skip
         source = super().__iter__() if self.num_workers else _ahead(super().__iter__())
-        for batch in source:
+        while (batch := self._next(source)) is not None:
             self.given += 1
             yield batch
         self.batches.set_epoch(self.batches.epoch + 1)  # not reached under Lightning, which counts and stops asking
         self.given = 0
+
+    def _next(self, source: Iterator[Batch]) -> Batch | None:
+        begin = time.perf_counter()
+        batch = next(source, None)
+        self.waited += time.perf_counter() - begin
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Where the trainer stands: epoch, and global rows of it that were given out."""

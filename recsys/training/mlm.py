@@ -26,6 +26,11 @@ class MlmTraining(TrainingModule):
         super().__init__(model, optim=optim, total_steps=total_steps)
         self.sums = nn.ModuleList(SumMetric().set_dtype(torch.float64) for _ in (*MEASURES, "tokens"))
 
+    def product_flops(self, batch: MaskedBatch) -> float:
+        """The head, which the hidden tokens alone pass, and their products with the whole vocabulary."""
+        words = self.model.text.model.get_input_embeddings().weight
+        return 6.0 * len(batch.token) * (words.numel() + self.model.dense.weight.numel())
+
     def training_step(self, batch: MaskedBatch, _: int) -> Tensor:
         logits = self.model(batch).float()
         total = sum_over_processes(torch.tensor(len(batch.token), device=logits.device))

@@ -5,9 +5,10 @@ from typing import Any, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from recsys.training.distributed import clip_gradients, is_sharded, shard_layers
+from recsys.training.flops import StepWork
 from recsys.training.frozen import drop_frozen, restore_frozen
 from recsys.training.optim import OptimConfig, make_optimizer, make_schedule
 
@@ -20,6 +21,7 @@ class TrainingModule(LightningModule):
         self.model, self.optim, self.total_steps = model, optim, total_steps
         self.results: dict[str, dict[str, float]] = {}
         """Of the last validation, by name; exact, where loggers get float32."""
+        self.work: StepWork | None = None
 
     def configure_model(self) -> None:
         """Lightning's place to shard a model; called before every loop."""
@@ -27,6 +29,15 @@ class TrainingModule(LightningModule):
             text = cast(Any, self.model).text
             text.max_groups = 1
             shard_layers(text.model, self.trainer.strategy.device_mesh["data_parallel"])
+
+    def step_flops(self, batch: Any) -> Tensor:
+        """Scalar float64 on the batch's device: the operations that a step on this process's batch has to do."""
+        self.work = self.work or StepWork.of(self.model)
+        return self.work.step(batch) + self.product_flops(batch)
+
+    def product_flops(self, batch: Any) -> Tensor | float:
+        """Those of products that are no layer of the model, forward and backward."""
+        return 0.0
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
         """By the norm of all gradients."""

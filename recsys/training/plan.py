@@ -23,13 +23,9 @@ from recsys.data.sampling import Draw, deal_batches
 from recsys.errors import InputError, nearest
 from recsys.losses.cached import cut_chunks
 from recsys.training.module import TrainingModule
+from recsys.training.peak import GPUS
 from recsys.training.run import RunConfig
 
-GPUS = {
-    "V100": (32, 125), "V100-16": (16, 125), "T4": (16, 65), "A100": (80, 312), "A100-40": (40, 312), "L40S": (48, 362),
-    "H100": (80, 989), "H200": (141, 989),
-}  # fmt: skip
-"""GiB of memory, and TFLOP/s of dense half-precision products by the maker's data sheet."""
 EFFICIENCY = 0.3
 """Share of these that a training reaches, unless --efficiency says what was measured."""
 PROBE = 64  # rows of the larger of the two small batches, at most: both are read in groups, as a whole batch is
@@ -150,10 +146,16 @@ def _probe(module: Any, batch: Any) -> _Probe:
         with _kept(module) as kept:
             loss = module.training_step(batch, 0)
         loss.backward()
-        if getattr(module, "cached", None) is not None:
-            module.cached.backward()
+        _backward_cached(module)
     module.zero_grad(set_to_none=True)
     return _Probe(work=batch.tokens, saved=float(sum(kept.values())), flops=float(counter.get_total_flops()))
+
+
+def _backward_cached(module: Any) -> None:
+    """Under a cached loss, the gradients of its chunks."""
+    cached = getattr(module, "cached", None)
+    if cached is not None:
+        cached.backward()
 
 
 @contextmanager
@@ -204,8 +206,7 @@ def overfit(module: Any, rows: Rows) -> tuple[float, float]:
         optimizer.zero_grad()
         loss = module.training_step(batch, 0)
         loss.backward()
-        if getattr(module, "cached", None) is not None:
-            module.cached.backward()
+        _backward_cached(module)
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses[0], losses[-1]

@@ -131,6 +131,16 @@ class RetrieverTraining(RankedTraining):
         self.log("train/loss", sum_over_processes(loss) / processes(), batch_size=len(batch.row), prog_bar=True)
         return loss
 
+    def product_flops(self, batch: RetrieverBatch) -> Tensor | float:
+        """The scores of all columns, and the attention of the history's encoder."""
+        columns = len(self.catalogue.index) if batch.item is None else len(batch.item) * processes()
+        scores = 6.0 * len(batch.row) * columns * self.model.width
+        history = self.model.users.history
+        if history is None:
+            return scores
+        lengths = batch.users.history_mask.sum(1, dtype=torch.float64)
+        return scores + 12.0 * len(history.blocks) * self.model.width * lengths.square().sum()
+
     def _pool(self, batch: RetrieverBatch, items: Tensor) -> Pool:
         """The columns: every item of the catalogue, or those that the processes have in their batches."""
         if batch.item is not None:

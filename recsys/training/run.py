@@ -30,13 +30,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from recsys.config import parse_run
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.errors import InputError
+from recsys.results import read_results, write_results
 from recsys.shards import disk_errors, publish_folder, write_atomic
 from recsys.training.distributed import first_process, load_state
 from recsys.training.noise import SeededNoise
 from recsys.training.optim import OptimConfig
 from recsys.training.precision import Resolved, check_gpus, resolve_precision
 from recsys.training.preemption import DONE, STARTED, StopAtBoundary
-from recsys.training.progress import SpeedBar
+from recsys.training.progress import SpeedBar, usual_speed
 from recsys.training.tracking import WANDB_ID, TrackConfig, cut_lines, has_line, make_loggers
 
 CHECKPOINTS = ("last.ckpt", "previous.ckpt")
@@ -364,6 +365,9 @@ def publish_model(folder: Path, save: Callable[[Path], None]) -> None:
 
 
 def finish_run(folder: Path) -> None:
-    """Mark that all of the run has ended well."""
+    """Add to the results how fast it was, and mark that all of the run has ended well."""
     if first_process():
+        speed, results = usual_speed(folder / "speed.jsonl"), read_results(folder)
+        if speed and results["stages"]:
+            write_results(folder, {**results, "speed": speed})
         write_atomic(folder / DONE, "")

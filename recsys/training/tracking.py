@@ -6,7 +6,7 @@ Nothing personal is logged: settings and measures alone.
 import json
 import secrets
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,13 @@ def make_loggers(config: TrackConfig, run: Path, settings: dict[str, Any]) -> li
     if config.tensorboard:
         loggers.append(TensorBoardLogger(save_dir=str(run), name="", version="tensorboard"))
     return loggers
+
+
+def track_speed(loggers: Sequence[Logger], rates: Mapping[str, float], step: int) -> None:
+    """Hand rates to the trackers as time/NAME; not to the JSONL, whose lines are the same in the same run."""
+    for logger in loggers:
+        if not isinstance(logger, JsonlLogger):
+            logger.log_metrics({f"time/{name}": value for name, value in rates.items()}, step)
 
 
 class PatientWandb(WandbLogger):

@@ -1,5 +1,6 @@
 """The order of batches, whoever asks for them, and a run that goes on where it stopped."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,23 @@ def loader(rows: Counted | None = None, *, batch_size: int = 4, workers: int = 0
 
 def told(batch: Shown) -> tuple[int, int, tuple[int, ...]]:
     return batch.epoch, batch.number, tuple(batch.rows.tolist())
+
+
+class Slow(Counted):
+    """Rows that take a while."""
+
+    def assemble(self, draw: Draw) -> Shown:
+        time.sleep(0.02)
+        return super().assemble(draw)
+
+
+def test_the_wait_for_batches_is_counted_and_no_other_time():
+    fast, slow = loader(), loader(Slow())
+    for one in (fast, slow):
+        for _ in one:
+            time.sleep(0.01)
+    assert slow.waited > 3 * 0.005  # three batches, each made while the trainer was busy for half of that time
+    assert fast.waited < 3 * 0.01
 
 
 def epochs(one: ResumableLoader, count: int) -> list[tuple[int, int, tuple[int, ...]]]:

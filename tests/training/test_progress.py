@@ -9,9 +9,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from recsys.errors import InputError
 from recsys.training import progress
-from recsys.training.progress import SpeedBar
+from recsys.training.progress import SpeedBar, usual_speed
+from recsys.training.tracking import JsonlLogger
 
 BATCH = SimpleNamespace(rows=4, tokens=30)
+MODULE: Any = SimpleNamespace(device=torch.device("cpu"), step_flops=lambda batch: torch.tensor(50.0))
+PEAK = 200.0  # FLOP/s
 
 
 class Clock:
@@ -29,30 +32,66 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(progress.time, "perf_counter", clock)
+    monkeypatch.setattr(progress, "peak_rate", lambda device, precision: PEAK)
     return clock
 
 
 def trainer(step: int, **changes: Any) -> Any:
     state = SimpleNamespace(fn=TrainerFn.FITTING)
     values = {"global_step": step, "world_size": 1, "is_global_zero": True, "current_epoch": 0, "callback_metrics": {},
-              "accumulate_grad_batches": 1, "state": state}  # fmt: skip
+              "accumulate_grad_batches": 1, "state": state, "precision": "32-true", "loggers": [],
+              "train_dataloader": SimpleNamespace(waited=0.1 * step)}  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
 
 def train(bar: SpeedBar, steps: int, *, loss: float = 2.0, **changes: Any) -> None:
-    bar.on_train_start(trainer(0, **changes), None)  # pyright: ignore[reportArgumentType]
+    bar.on_train_start(trainer(0, **changes), MODULE)
     for step in range(1, steps + 1):
         outputs = {"loss": torch.tensor(loss)}
-        bar.on_train_batch_end(trainer(step, **changes), None, outputs, BATCH, step - 1)  # pyright: ignore[reportArgumentType]
+        bar.on_train_batch_end(trainer(step, **changes), MODULE, outputs, BATCH, step - 1)
 
 
 def test_rates_are_counted_over_all_processes(tmp_path: Path) -> None:
     train(SpeedBar(tmp_path / "speed.jsonl", 10, every=2), 4, world_size=3)
     lines = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
-    assert lines == [
-        {"step": 2, "rows_per_s": 24.0, "tokens_per_s": 180.0},
-        {"step": 4, "rows_per_s": 24.0, "tokens_per_s": 180.0},
+    assert [line["step"] for line in lines] == [2, 4]
+    assert [(line["rows_per_s"], line["tokens_per_s"]) for line in lines] == [(24.0, 180.0)] * 2
+
+
+def test_mfu_is_the_operations_of_the_steps_over_what_the_chip_can_do(tmp_path: Path) -> None:
+    train(SpeedBar(tmp_path / "speed.jsonl", 10, every=2), 4)  # two steps of 50 in a second
+    assert usual_speed(tmp_path / "speed.jsonl")["mfu"] == pytest.approx(2 * 50 / PEAK)
+
+
+def test_the_wait_for_data_is_a_share_of_the_time(tmp_path: Path) -> None:
+    train(SpeedBar(tmp_path / "speed.jsonl", 10, every=2), 4)
+    assert usual_speed(tmp_path / "speed.jsonl")["data_wait"] == pytest.approx(0.2)
+
+
+def test_trackers_get_the_rates_and_the_metrics_do_not(tmp_path: Path) -> None:
+    seen = []
+
+    class Tracker:
+        def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+            seen.append((step, metrics))
+
+    loggers = [JsonlLogger(tmp_path / "metrics.jsonl"), Tracker()]
+    train(SpeedBar(tmp_path / "speed.jsonl", 10, every=2), 2, loggers=loggers)
+    ((step, metrics),) = seen
+    assert step == 2
+    assert metrics.keys() == {"time/rows_per_s", "time/tokens_per_s", "time/mfu", "time/data_wait"}
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_usual_speed_is_the_median_of_what_was_seen(tmp_path: Path) -> None:
+    path = tmp_path / "speed.jsonl"
+    assert usual_speed(path) == {}
+    rates = [
+        {"step": 1, "rows_per_s": 9.0},
+        *({"step": 2 + one, "rows_per_s": 1.0, "mfu": 0.1 * one} for one in range(3)),
     ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in rates))
+    assert usual_speed(path) == {"rows_per_s": 1.0, "mfu": 0.1}
 
 
 def test_validation_is_not_training_time(tmp_path: Path, clock: Clock) -> None:
@@ -61,7 +100,7 @@ def test_validation_is_not_training_time(tmp_path: Path, clock: Clock) -> None:
     bar.on_validation_start(trainer(0), None)  # pyright: ignore[reportArgumentType]
     clock.now += 1000
     bar.on_validation_end(trainer(0), None)  # pyright: ignore[reportArgumentType]
-    bar.on_train_batch_end(trainer(1), None, {"loss": torch.tensor(1.0)}, BATCH, 0)  # pyright: ignore[reportArgumentType]
+    bar.on_train_batch_end(trainer(1), MODULE, {"loss": torch.tensor(1.0)}, BATCH, 0)
     assert json.loads((tmp_path / "speed.jsonl").read_text())["rows_per_s"] > 1
 
 
@@ -69,7 +108,10 @@ def test_without_a_terminal_a_line_is_printed_now_and_then(tmp_path: Path, capsy
     train(SpeedBar(tmp_path / "speed.jsonl", 100, every=1), 64)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0] == "step 31/100  epoch 1  loss 2.0000  4 rows/s  30 tokens/s  1.1 min left"
+    assert (
+        lines[0]
+        == "step 31/100  epoch 1  loss 2.0000  4 rows/s  30 tokens/s  MFU 25.0%  waits for data 10.0%  1.1 min left"
+    )
 
 
 def test_the_loss_is_shown_as_it_was_before_lightning_divided_it(

@@ -1,0 +1,90 @@
+"""Floating-point operations of a training step by formula: what a step has to compute, whatever it does compute.
+
+Counted are real tokens alone, never padding, nor what is computed twice to save memory. A token passes every matrix of
+its encoder: 2 P operations forward, 2 P for the gradient of its state, and 2 P' for that of the P' weights that learn
+(all of them: 6 P; adapters: little over 4 P). Attention over a text of S tokens costs 4 L S^2 d forward and twice that
+backward. Lookups, norms, the softmax and the optimiser count as nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from recsys.batch import Batch, ItemBatch, TextBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """Of a model: operations forward and backward for each thing that passes it."""
+
+    token: float
+    """A token of a text that an encoder learns from."""
+    square: float
+    """And each pair of tokens of one text."""
+    entry: float
+    """An entry of a history, or a candidate: all matrices beside the encoders."""
+    picture: float
+    """A picture that an encoder learns from."""
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """By the model's weights."""
+        text: Any = getattr(model, "text", None)
+        image: Any = getattr(model, "image", None)
+        apart = {id(weight) for part in (text, image) if part is not None for weight in part.parameters()}
+        others = [weight for weight in matrices(model) if id(weight) not in apart]
+        square = 0.0
+        if text is not None:
+            square = 3 * 4.0 * text.model.config.num_hidden_layers * text.model.config.hidden_size
+        return cls(
+            token=0.0 if text is None else passed(matrices(text)), square=square, entry=passed(others),
+            picture=0.0 if image is None or image.frozen else 3 * _picture(image),
+        )  # fmt: skip
+
+    def step(self, batch: Any) -> Tensor:
+        """Scalar float64 on the batch's device: the operations of one batch, scores not counted."""
+        texts = [text.mask.sum(1, dtype=torch.float64) for text in _parts(batch, TextBatch)]
+        tokens = torch.stack([lengths.sum() for lengths in texts]).sum() if texts else torch.zeros(())
+        squares = torch.stack([lengths.square().sum() for lengths in texts]).sum() if texts else torch.zeros(())
+        pictures = sum(len(items.image) for items in _parts(batch, ItemBatch) if items.image is not None)
+        return (
+            self.token * tokens + self.square * squares + self.entry * (batch.tokens - tokens).clamp(min=0)
+            + self.picture * pictures
+        )  # fmt: skip
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that states are multiplied by: two dimensions, and no lookup."""
+    lookups = {id(weight) for part in model.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()}
+    return [weight for weight in model.parameters() if weight.ndim == 2 and id(weight) not in lookups]
+
+
+def passed(weights: list[nn.Parameter]) -> float:
+    """Operations of one state that passes these weights, forward and backward."""
+    return float(sum(weight.numel() * (6 if weight.requires_grad else 4) for weight in weights))
+
+
+def _parts(batch: Any, kind: type) -> Iterator[Any]:
+    """The batches of a kind inside a batch."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, kind):
+            yield value
+        elif isinstance(value, Batch):
+            yield from _parts(value, kind)
+
+
+@torch.no_grad()
+def _picture(image: Any) -> float:
+    """Of one picture forward, counted."""
+    device = next(image.parameters()).device
+    learning = image.training
+    image.eval()
+    with FlopCounterMode(display=False) as counter:
+        image(torch.zeros((1, 3, image.pixels, image.pixels), dtype=torch.uint8, device=device))
+    image.train(learning)
+    return float(counter.get_total_flops())

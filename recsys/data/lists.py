@@ -309,8 +309,8 @@ class PrunerRows:
         )  # fmt: skip
 
     def _everyones(self, draw: Draw) -> PrunerBatch:
-        """For texts that are read once for all: a candidate that anybody has in the batch of all processes is everyone's
-        who had it not. What the retriever says of the others is not known, and nothing.
+        """For texts that are read once for all: a candidate that anybody has in the batch of all processes is
+        everyone's who had it not. What the retriever says of the others is not known, and nothing.
         """
         rows = self.rows[draw.rows if draw.whole is None else draw.whole]
         item, _, label = self.lists.table(rows)

@@ -40,11 +40,11 @@ class TrainingModule(LightningModule):
         return 0.0
 
     def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
-        """By the norm of all gradients."""
+        """By the norm of all gradients. Lightning's own way, which is the same, refuses fused optimisers."""
         if gradient_clip_val and is_sharded(self.model):
             clip_gradients(self.parameters(), gradient_clip_val)
         elif gradient_clip_val:
-            self.clip_gradients(optimizer, gradient_clip_val, "norm")
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         drop_frozen(self.model, checkpoint)

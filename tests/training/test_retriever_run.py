@@ -121,6 +121,14 @@ def test_the_loss_falls(shop: DataConfig, tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
+@pytest.mark.parametrize("clip", [0.001, 0.0])
+def test_half_precision_trains_with_and_without_clipping(shop: DataConfig, tmp_path: Path, clip: float) -> None:
+    optim = OptimConfig(epochs=1, lr=0.01, text_lr=0.01, clip=clip)
+    config = run_of(shop, tmp_path, optim=optim)
+    train_retriever(replace(config, trainer=replace(config.trainer, precision="bf16-mixed")))
+    assert np.isfinite(stages(config)["retriever, valid_query"]["ndcg@10"])
+
+
 def test_nothing_is_said_that_a_user_can_do_nothing_about(
     shop: DataConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

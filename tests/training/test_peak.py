@@ -35,3 +35,7 @@ def test_measuring_draws_no_number_of_the_run():
     before = torch.get_rng_state()
     assert measured_rate(torch.device("cpu"), torch.float32, shape=(32, 32, 32), seconds=0.001) > 1e5
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_rate_is_measured_however_little_time_there_is():
+    assert measured_rate(torch.device("cpu"), torch.float32, shape=(8, 8, 8), seconds=0.0) > 0

@@ -26,7 +26,7 @@ from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.late import best_matches
 from recsys.models.split import SplitReader
 from recsys.models.states import StateCache, read_texts
-from recsys.models.text import TextEncoder
+from recsys.models.text import TextEncoder, batches_of_like_length, tokens_at_once
 from recsys.models.towers import Sizes
 
 _PAIRS = 256  # pairs encoded at one time
@@ -199,7 +199,10 @@ class Pruner(nn.Module):
             found = self._split_states(SplitReader(encoder, self.config.split), apart, rows, known)
         else:
             assert pairs is not None
-            found = torch.cat([encoder(pairs.take(block)).float() for block in rows.split(_PAIRS)])
+            lengths, tokens = pairs.mask[rows].sum(1).cpu().numpy(), tokens_at_once(rows.device)
+            order = [torch.from_numpy(block) for block in batches_of_like_length(lengths, tokens)] or [rows]
+            read = torch.cat([encoder(pairs.take(rows[block])).float() for block in order])
+            found = read[torch.cat(order).argsort()]
         return found.new_zeros(real.numel(), found.shape[1]).index_copy(0, rows, found).view(*real.shape, -1)
 
     def _split_states(self, reader: SplitReader, apart: ApartBatch, rows: Tensor, known: StateCache | None) -> Tensor:

@@ -7,24 +7,25 @@ import torch
 from torch import Tensor
 
 from recsys.batch import TextBatch
+from recsys.models.text import batches_of_like_length, tokens_at_once
 
-_TEXTS = 256  # read at one time
 _MOST = 2 << 30
 
 
 def read_texts(
     texts: TextBatch, encode: Callable[[TextBatch], Tensor], known: "StateCache | None" = None
 ) -> list[Tensor]:
-    """[tokens, W] of each text; `encode` gives those of several, text after text. Texts are read in blocks, and what is
-    `known` is not read again.
+    """[tokens, W] of each text; `encode` gives those of several, text after text. Texts of like length are read
+    together, and what is `known` is not read again.
     """
     if known is not None:
         return known.read(texts, encode)
-    found: list[Tensor] = []
-    for block in torch.arange(len(texts.ids), device=texts.ids.device).split(_TEXTS):
-        own = texts.take(block)
-        found += encode(own).split(own.mask.sum(1).tolist())
-    return found
+    lengths = texts.mask.sum(1).cpu().numpy()
+    found: dict[int, Tensor] = {}
+    for rows in batches_of_like_length(lengths, tokens_at_once(texts.ids.device)):
+        states = encode(texts.take(torch.from_numpy(rows))).split(lengths[rows].tolist())
+        found.update(zip(rows.tolist(), states, strict=True))
+    return [found[row] for row in range(len(lengths))]
 
 
 class StateCache:

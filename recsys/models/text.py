@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -209,20 +209,30 @@ def encode_all(
 
     Texts of like length share a batch of at most `batch_tokens`, padding included (one text at least): little is
     computed for padding, and the largest batch comes first, so that too little memory shows at once. None: as many as
-    a CPU's caches hold the states of, or as keep a GPU busy.
+    `tokens_at_once`.
     """
     device, training = next(encoder.parameters()).device, encoder.training
-    batch_tokens = batch_tokens or (_CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS)
     vectors = np.empty((len(lengths), encoder.width), dtype=np.float32)
-    order = np.argsort(-np.asarray(lengths), kind="stable")
     encoder.eval()
-    start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, batch_tokens // max(1, int(lengths[order[start]])))]
+    for rows in batches_of_like_length(lengths, batch_tokens or tokens_at_once(device)):
         vectors[rows] = encoder(cache_batch(rows).to(device)).cpu().numpy()
-        start += len(rows)
     encoder.train(training)
     return vectors
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens are best read in one call: what a CPU's caches hold the states of, or what keeps a GPU busy."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
+def batches_of_like_length(lengths: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
+    """Rows of texts, longest first, in batches of at most `tokens`, padding included; one text at least."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, tokens // max(1, int(lengths[order[start]])))]
+        yield rows
+        start += len(rows)
 
 
 def _from_scratch(config: TextConfig, vocab_size: int, pad_id: int) -> PreTrainedModel:

@@ -47,6 +47,7 @@ test-slurm: $(READY)
 bench: $(READY)
 	$(PIP) -e '.[bench]'
 	-$(BIN)/python benchmarks/peers.py
+	-$(BIN)/python benchmarks/split.py configs/pruner/ml1m_search.yaml --queries=100 --splits 4 --turns=5
 	-$(BIN)/python benchmarks/growth.py
 	-$(BIN)/python benchmarks/index.py --items=100000 --clusters=1000 --part=tune
 	-OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rerank.py

@@ -157,8 +157,8 @@ SECTIONS = (
         about="MiniLM-L6, texts and pairs of MovieLens-1M, at most 128 tokens; `benchmarks/peers.py` says how.",
     ),
     Section(
-        name="split", title="A pruner with split layers", write=compared,
-        about="Lower layers read the request and the candidates apart and once, the upper ones together.",
+        name="split", title="A pruner with split layers", write=plain,
+        about="Lower layers read request and candidates apart and once, upper ones together: `benchmarks/split.py`.",
     ),
     Section(
         name="quality", title="Time to quality", write=quality,

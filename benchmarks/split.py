@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from measure import keep
 
 from recsys.config import TextConfig, parse_run, resolve_pretrained
 from recsys.data.datasets import Features, Texts
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     options = parser.parse_args()
-    config = parse_run(PrunerRun, [options.config])
+    begun, config = time.perf_counter(), parse_run(PrunerRun, [options.config])
     keep_freed_memory()  # as the commands do
     assert config.model.text is not None
     lists, cache = Lists.of(prepare(config.data), options.queries), Path(config.data.cache)
@@ -167,9 +168,15 @@ def main() -> None:
     print(f"{'':<30}{'pairs/s':>10}{'least':>10}{'most':>10}{'x same':>8}{'x fp32':>8}")
     middle = {name: statistics.median(rates) for name, rates in found.items()}
     first = {kind: next(middle[name] for name in middle if name.endswith(kind)) for kind in options.precisions}
+    cells = []
     for name, rates in found.items():
         own, all_first = middle[name] / first[name.split(", ")[-1]], middle[name] / next(iter(middle.values()))
         print(f"{name:<30}{middle[name]:>10.1f}{min(rates):>10.1f}{max(rates):>10.1f}{own:>8.2f}{all_first:>8.2f}")
+        spread = f"{middle[name]:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
+        cells.append([name, spread, f"{own:.2f}", f"{all_first:.2f}"])
+    head = ["", "pairs/s", "ratio to the first of this precision", "ratio to the first"]
+    note = f"{len(lists.requests)} queries, {lists.pairs:,} pairs, {distinct:,} distinct candidates."
+    keep("split", begun, head=head, cells=cells, note=note)
 
 
 def chip() -> str:

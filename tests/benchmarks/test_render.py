@@ -53,8 +53,8 @@ def test_no_gpu_is_not_measured(tmp_path: Path):
 
 
 def test_the_command_writes_the_page(tmp_path: Path):
-    (tmp_path / "split.json").write_text(json.dumps({
-        "rows": [asdict(row("split"))], "machine": {"cpu": "a chip", "cores": 2, "units": [], "gpu": None},
+    (tmp_path / "peers.json").write_text(json.dumps({
+        "rows": [asdict(row())], "machine": {"cpu": "a chip", "cores": 2, "units": [], "gpu": None},
         "threads": 2, "versions": {"torch": "2"}, "date": "2026-01-01", "minutes": 1.0, "command": "python x.py",
     }))  # fmt: skip
     render.main([f"--figures={tmp_path}", f"--page={tmp_path}/page.md"])

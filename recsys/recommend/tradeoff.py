@@ -33,7 +33,7 @@ STRENGTHS = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Lambdas that are tried."""
 FACTORS = (1.25, 1.5, 1.75, 2.0, 2.5)
 """By which exposure targets raise the shares of torso, tail and unseen items."""
-TAILS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
+TAILS = (0.1, 0.15, 0.2, 0.25, 0.275, 0.3, 0.325, 0.35, 0.4)
 """Shares of the tail that are tried beside the torso's own, as a whole and in bands."""
 BANDS = 5
 MOST = 20_000

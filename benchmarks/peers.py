@@ -46,6 +46,7 @@ class Run:
     data: str
     model: str
     folder: Path
+    figures: Path
     turns: int
     max_tokens: int
     rows: list[Comparison] = field(default_factory=list)
@@ -143,8 +144,8 @@ def score(run: Run, precision: str, queries: int, judged: int, lessons: int, log
             taught = Settings(
                 data=run.data, text=peer_training.ITEM_TEXT, model=run.model, max_tokens=run.max_tokens, steps=lessons
             )
-            teach(taught, FIGURES / "cross_encoder")
-            shutil.copytree(FIGURES / "cross_encoder", place / "text")
+            teach(taught, run.figures / "cross_encoder")
+            shutil.copytree(run.figures / "cross_encoder", place / "text")
             search = read_search(taught, "valid", judged)
             peer_scoring.write_task(search, place)
     task = peer_scoring.Scoring(folder=str(place), precision=precision, max_tokens=run.max_tokens, queries=queries)
@@ -184,7 +185,12 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'':<38}{'ours':>9}{'peer':>9}{'':<11}{'ratio':<24}share of the peak")
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
-            data=asked.data, model=asked.model, folder=Path(folder), turns=asked.turns, max_tokens=asked.max_tokens
+            data=asked.data,
+            model=asked.model,
+            folder=Path(folder),
+            figures=asked.figures,
+            turns=asked.turns,
+            max_tokens=asked.max_tokens,
         )
         vectors: dict[str, np.ndarray] = {}
         logits: dict[str, np.ndarray] = {}

@@ -104,8 +104,7 @@ def test_overlap_and_ndcg_by_hand():
 
 
 @pytest.mark.slow
-def test_the_command_measures_and_keeps(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_command_measures_and_keeps(small: Any, tmp_path: Path):
     peers.main([
         f"--data={small.data}", f"--model={small.model}", "--max_tokens=48", "--turns=2", "--batch=5", "--queries=2",
         "--judged=4", "--lessons=1", f"--figures={tmp_path}", "--precision", "fp32",

@@ -129,6 +129,17 @@ def test_half_precision_trains_with_and_without_clipping(shop: DataConfig, tmp_p
     assert np.isfinite(stages(config)["retriever, valid_query"]["ndcg@10"])
 
 
+def test_a_run_says_how_fast_it_was(shop: DataConfig, tmp_path: Path) -> None:
+    config = without_text(shop, tmp_path, loader=LoaderConfig(batch_size=2), optim=OptimConfig(epochs=3))
+    train_retriever(config)
+    speed = json.loads((config.folder / "results.json").read_text())["speed"]
+    assert speed.keys() == {"rows_per_s", "tokens_per_s", "mfu", "data_wait"}
+    assert speed["tokens_per_s"] > speed["rows_per_s"] > 0
+    assert 0 < speed["mfu"] < 1
+    assert 0 <= speed["data_wait"] < 1
+    assert not any("mfu" in name for line in lines(config.folder / "metrics.jsonl") for name in line)
+
+
 def test_nothing_is_said_that_a_user_can_do_nothing_about(
     shop: DataConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -10,7 +10,6 @@ and sentence-transformers' CachedMultipleNegativesRankingLoss by turns.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+from memory import most_memory
 
 from recsys.batch import TextBatch
 from recsys.config import TextConfig, resolve_pretrained
@@ -71,7 +71,7 @@ def peak(batch: int) -> None:
     for number in range(3):
         encoder.zero_grad(set_to_none=True)
         step(encoder, random_texts(batch, number), random_texts(batch, number + 9), CHUNK)
-    print(json.dumps({"batch": batch, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"batch": batch, "peak": most_memory()}))
 
 
 def shop_pairs(count: int) -> tuple[list[str], list[str]]:

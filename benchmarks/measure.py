@@ -77,7 +77,7 @@ class Comparison:
     ratio: Spread
     """Of the pairs of turns."""
     share: float
-    """Of the peak at this precision, by real tokens alone."""
+    """Of the peak at this precision, by real tokens alone: the median of turns, each by the peak measured before it."""
     peer_share: float
     memory: tuple[float, float]
     """MiB at the most, ours and the peer's."""
@@ -85,7 +85,7 @@ class Comparison:
     @classmethod
     def of(
         cls, name: str, precision: str, unit: str, seconds: Sequence[tuple[float, float]], *, count: float,
-        flops: float | Sequence[float], peak: float, memory: tuple[float, float],
+        flops: float | Sequence[float], peaks: Sequence[float], memory: tuple[float, float],
     ) -> Self:  # fmt: skip
         """From the seconds of each pair of turns.
 
@@ -94,13 +94,13 @@ class Comparison:
             seconds: (ours, the peer's) of each.
             count: units of work in a turn.
             flops: of a turn, or of each.
-            peak: FLOP/s that the machine reached in the same run.
+            peaks: FLOP/s that the machine reached before each pair of turns.
             memory: MiB.
         """
         ours, peer = zip(*seconds, strict=True)
         each = [flops] * len(seconds) if isinstance(flops, int | float) else list(flops)
         reached = [
-            statistics.median(work / took / peak for work, took in zip(each, side, strict=True))
+            statistics.median(work / took / peak for work, took, peak in zip(each, side, peaks, strict=True))
             for side in (ours, peer)
         ]
         return cls(
@@ -118,7 +118,7 @@ class Comparison:
         )
 
 
-def peak_rate(dtype: torch.dtype, shapes: Sequence[Shape] = SHAPES, seconds: float = 0.5) -> float:
+def peak_rate(dtype: torch.dtype, shapes: Sequence[Shape] = SHAPES, seconds: float = 0.2) -> float:
     """FLOP/s of the fastest of some matrix products on this machine's CPU."""
     torch.set_num_threads(THREADS)
     return max(measured_rate(torch.device("cpu"), dtype, shape=shape, seconds=seconds) for shape in shapes)

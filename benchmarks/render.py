@@ -23,7 +23,7 @@ INTRODUCTION = """# Benchmarks
 another machine (`python benchmarks/gpu.py`, eight minutes on one CUDA GPU) is run by itself, and `python
 benchmarks/render.py` writes the page anew. A ratio is the median over pairs of turns, ours and the other's one after
 the other, with the range of all pairs. A share of the peak counts real tokens alone, never padding, against the rate of
-matrix products that was measured in the same run at the same precision."""
+matrix products at the same precision that was measured right before each pair of turns."""
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -61,14 +61,19 @@ def compared(found: Figures) -> str:
     ]  # fmt: skip
     head = ["", "precision", "ours", "peer's", "ratio", "share of the peak", "peer's", "MiB", "peer's"]
     parts = [table(head, rows)]
-    peaks = ", ".join(f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in found.get("peaks", {}).items())
-    parts += [f"The peak: {peaks}."] if peaks else []
+    peaks = [_peak(name, one) for name, one in found.get("peaks", {}).items()]
+    parts += [f"The peak: {', '.join(peaks)}."] if peaks else []
     across = [f"{name} {ratio:.2f} x" for name, ratio in found.get("across", {}).items()]
     parts += [f"Ours in bf16 against the peer in fp32: {', '.join(across)}."] if across else []
     if found.get("checks"):
         parts.append(table(["checked", ""], [[name, f"{value:.6g}"] for name, value in found["checks"].items()]))
     parts += [_losses(found["losses"])] if found.get("losses") else []
     return "\n\n".join(parts)
+
+
+def _peak(precision: str, one: Figures) -> str:
+    low, middle, high = (f"{one[name] / 1e9:,.0f}" for name in ("low", "median", "high"))
+    return f"{middle} GFLOP/s ({low} to {high}) in {precision}"
 
 
 def _losses(losses: dict[str, list[list[float]]]) -> str:

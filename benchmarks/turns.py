@@ -6,14 +6,16 @@ that spins.
 """
 
 import os
-import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
+
+from memory import most_memory
 
 READY, DONE, FAILED = "ready", "done", "failed"
 
@@ -78,7 +80,7 @@ def _work(pipe: Connection, job: Callable[..., Any], arguments: tuple[Any, ...])
     """The whole life of such a process."""
     try:
         found = job(Pace(pipe), *arguments)
-        pipe.send((DONE, found, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
+        pipe.send((DONE, found, most_memory()))
     except Exception:
         with suppress(OSError):  # the other job may have failed before
             pipe.send((FAILED, traceback.format_exc()))
@@ -98,9 +100,23 @@ def settings(threads: int) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """What two jobs did; first ours, then the peer's."""
+
+    seconds: list[tuple[float, float]]
+    """Of each pair of turns that counts."""
+    results: tuple[Any, Any]
+    memory: tuple[float, float]
+    """MiB at the most."""
+    peaks: list[float]
+    """What `peak` said before each of these pairs."""
+
+
 def by_turns(
-    ours: tuple[Any, ...], peer: tuple[Any, ...], *, turns: int, threads: int, warm: int = 0
-) -> tuple[list[tuple[float, float]], list[Any], tuple[float, float]]:
+    ours: tuple[Any, ...], peer: tuple[Any, ...], *, turns: int, threads: int, warm: int = 0,
+    peak: Callable[[], float] | None = None,
+) -> Turns:  # fmt: skip
     """Run two jobs by turns; who goes first changes each time.
 
     Args:
@@ -108,17 +124,16 @@ def by_turns(
         turns: of each that count.
         threads: of each process.
         warm: turns before those.
-
-    Returns:
-        (ours, peer's) seconds of each pair of turns, what the jobs returned, and their MiB.
+        peak: measures the machine before each pair of turns; None: nothing does.
     """
     with settings(threads):
         workers = [Worker(*one) for one in (ours, peer)]
-    found = []
+    found, peaks = [], []
     try:
         for worker in workers:
             worker.wait()
         for number in range(warm + turns):
+            peaks += [] if peak is None else [peak()]
             order = (0, 1) if number % 2 else (1, 0)
             took = {who: workers[who].turn() for who in order}
             found.append((took[0], took[1]))
@@ -126,4 +141,4 @@ def by_turns(
     finally:
         for worker in workers:
             worker.process.kill()
-    return found[warm:], [own, theirs], (held, peer_held)
+    return Turns(seconds=found[warm:], results=(own, theirs), memory=(held, peer_held), peaks=peaks[warm:])

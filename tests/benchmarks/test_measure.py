@@ -24,18 +24,18 @@ def test_flops_by_formula_are_those_that_torch_counts():
 
 def test_ratios_are_of_pairs_of_turns():
     found = Comparison.of(
-        "x", "fp32", "texts/s", [(1.0, 2.0), (2.0, 2.0), (4.0, 12.0)], count=10, flops=[8.0, 8.0, 16.0], peak=8.0,
-        memory=(1.0, 2.0),
+        "x", "fp32", "texts/s", [(1.0, 2.0), (2.0, 2.0), (4.0, 12.0)], count=10, flops=[8.0, 8.0, 16.0],
+        peaks=[8.0, 4.0, 8.0], memory=(1.0, 2.0),
     )  # fmt: skip
     assert found.ratio == Spread(median=2.0, low=1.0, high=3.0, count=3)
     assert (found.ours, found.peer) == (5.0, 5.0)
-    assert found.share == 0.5
+    assert found.share == 1.0
     assert found.peer_share == 0.5
     assert "2.00 x (1.00 to 3.00)" in found.line()
 
 
 def test_figures_are_kept_with_what_they_were_measured_on(tmp_path: Path):
-    row = Comparison.of("x", "fp32", "texts/s", [(1.0, 2.0)], count=1, flops=1.0, peak=1.0, memory=(1.0, 2.0))
+    row = Comparison.of("x", "fp32", "texts/s", [(1.0, 2.0)], count=1, flops=1.0, peaks=[1.0], memory=(1.0, 2.0))
     found = json.loads(keep("some", time.perf_counter(), tmp_path, rows=[row], other=3).read_text())
     assert found["rows"][0]["ratio"]["median"] == 2.0
     assert found["other"] == 3

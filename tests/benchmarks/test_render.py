@@ -11,7 +11,7 @@ from render import NOT_MEASURED, SECTIONS
 
 def row(name: str = "encoding") -> Comparison:
     return Comparison.of(
-        name, "fp32", "texts/s", [(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)], count=150, flops=5.0, peak=10.0,
+        name, "fp32", "texts/s", [(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)], count=150, flops=5.0, peaks=[10.0] * 3,
         memory=(900.0, 1.0),
     )  # fmt: skip
 
@@ -26,11 +26,12 @@ def test_what_is_missing_is_said_to_be_missing(tmp_path: Path):
 def test_a_comparison_has_its_ratio_range_share_and_machine(tmp_path: Path):
     keep(
         "peers", time.perf_counter(), tmp_path, rows=[row()], checks={"cosine": 0.9995}, across={"encoding": 2.5},
-        peaks={"fp32": 149e9}, losses={"fp32": [[2.0, 1.0], [2.1, 1.1]], "no dropout": [[2.0], [2.0]]},
+        peaks={"fp32": {"median": 149e9, "low": 140e9, "high": 150e9, "count": 3}},
+        losses={"fp32": [[2.0, 1.0], [2.1, 1.1]], "no dropout": [[2.0], [2.0]]},
     )  # fmt: skip
     page = render.render(tmp_path)
     assert "| encoding | fp32 | 150 texts/s | 50.0 | **3.00** (2.00 to 4.00) | 50% | 17% | 900 | 1 |" in page
-    assert "The peak: 149 GFLOP/s in fp32." in page
+    assert "The peak: 149 GFLOP/s (140 to 150) in fp32." in page
     assert "encoding 2.50 x" in page
     assert "| cosine | 0.9995 |" in page
     assert "| no dropout, peer's | 2.000 |  |" in page

@@ -15,11 +15,19 @@ def failing(pace: Pace) -> None:
 
 
 def test_two_jobs_work_by_turns():
-    seconds, results, memory = by_turns((job, "a"), (job, "b"), turns=3, warm=1, threads=1)
-    assert results == [["a"] * 4, ["b"] * 4]
-    assert len(seconds) == 3
-    assert min(min(pair) for pair in seconds) > 0
-    assert min(memory) > 1
+    peaks = iter([1.0, 2.0, 3.0, 4.0])
+    found = by_turns((job, "a"), (job, "b"), turns=3, warm=1, threads=1, peak=lambda: next(peaks))
+    assert found.results == (["a"] * 4, ["b"] * 4)
+    assert len(found.seconds) == 3
+    assert min(min(pair) for pair in found.seconds) > 0
+    assert found.peaks == [2.0, 3.0, 4.0]
+
+
+def test_the_memory_of_a_job_is_its_own():
+    large = bytearray(b"x") * 300_000_000
+    found = by_turns((job, "a"), (job, "b"), turns=1, threads=1)
+    assert len(large) == 300_000_000
+    assert 1 < max(found.memory) < 250
 
 
 def done_at_once(pace: Pace) -> None:

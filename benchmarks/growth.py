@@ -2,10 +2,10 @@
 
     python benchmarks/growth.py [--stages prepare train embed index recommend] [--turns=3] [--size=1.0] [--folder=DIR]
 
-Each measurement is a process of its own; its seconds begin after the imports, and its memory is the most that it held.
-Start-up is what the stage takes for next to nothing (16 items or users, 100 rows, a batch of one). The exponent is the
-slope of log(seconds - start-up) over log(size), by least squares on medians of --turns rounds; sizes take turns within
-a round. 1 is linear.
+Each measurement is a process of its own; its seconds begin after the imports, and its memory is the most that it held,
+pages of mapped files left out. Start-up is what the stage takes for next to nothing (16 items or users, 100 rows, a
+batch of one). The exponent is the slope of log(seconds - start-up) over log(size), by least squares on medians of
+--turns rounds; sizes take turns within a round. 1 is linear.
 
 prepare: rows of a log, as in benchmarks/prepare.py, up to the first batch and the requests of validation. train: pairs
 of a step that trains MiniLM in full on the demo shop with in-batch negatives. embed: items with texts of 6 to 24 words
@@ -28,12 +28,12 @@ from typing import Self
 import numpy as np
 from inference import shop_texts, some_users, stage, write_stream, write_text
 from measure import FIGURES, THREADS, keep
-from memory import most_memory
+from memory import own_memory
 from prepare import write_tables
 from turns import settings
 
 TIMES = (1, 2, 4, 8, 16)
-BASE = {"prepare": 200_000, "train": 8, "embed": 500, "index": 10_000, "recommend": 10_000}
+BASE = {"prepare": 200_000, "train": 8, "embed": 1000, "index": 10_000, "recommend": 10_000}
 """Size of each stage's input, once."""
 UNITS = {"prepare": "rows", "train": "pairs a step", "embed": "items", "index": "items", "recommend": "users"}
 LEAST = {"train": 1, "prepare": 100}
@@ -42,7 +42,7 @@ WIDTH, CLUSTERS, ITEMS = 64, 200, 10_000
 STEPS = 3
 
 Measured = dict[str, float]
-"""`seconds` and `memory` (MiB) of one process."""
+"""`seconds` and `own` (MiB) of one process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Growth:
     def of(cls, name: str, sizes: Sequence[int], rounds: Sequence[Sequence[Measured]]) -> Self:
         """From rounds of measurements: the one of start-up, then one of each size."""
         seconds = [statistics.median(one["seconds"] for one in column) for column in zip(*rounds, strict=True)]
-        memory = [statistics.median(one["memory"] for one in column) for column in zip(*rounds, strict=True)]
+        memory = [statistics.median(one["own"] for one in column) for column in zip(*rounds, strict=True)]
         slope, error = fitted_exponent(np.array(sizes), np.array(seconds[1:]) - seconds[0])
         return cls(
             stage=name, unit=UNITS[name], sizes=list(sizes), seconds=seconds[1:], start=seconds[0], memory=memory[1:],
@@ -102,13 +102,14 @@ def worker(name: str, folder: Path, size: int) -> Measured:
 
 def measure(name: str, size: int, folder: Path) -> Measured:
     """What such a process does."""
-    if name == "prepare":
-        from prepare import measure as prepare_measured
+    with own_memory() as own:
+        if name == "prepare":
+            from prepare import measure as prepare_measured
 
-        seconds = sum(took for _, took, _ in prepare_measured(folder))
-    else:
-        seconds = train_step(size, folder)
-    return {"seconds": seconds, "memory": most_memory()}
+            seconds = sum(took for _, took, _ in prepare_measured(folder))
+        else:
+            seconds = train_step(size, folder)
+    return {"seconds": seconds, "own": own[0]}
 
 
 def train_step(batch: int, folder: Path) -> float:

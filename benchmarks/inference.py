@@ -25,12 +25,13 @@ import polars as pl
 import torch
 import yaml
 from index import World
-from memory import most_memory
+from memory import most_memory, own_memory
 
 from recsys.config import TextConfig, parse_run
 from recsys.data.prepare import Codes, prepare
 from recsys.data.sources.shop.english import ENGLISH
 from recsys.data.text import load_tokenizer
+from recsys.heap import keep_freed_memory
 from recsys.models.checkpoint import save_retriever
 from recsys.models.history import HistoryEncoderConfig
 from recsys.models.text import TextEncoder
@@ -42,7 +43,7 @@ HISTORY, BLOCK = 10, 1 << 17
 
 
 def stage(name: str, config: Path, *options: str) -> dict[str, float]:
-    """Run one stage in a process of its own: its seconds and the most MiB that it held."""
+    """Run one stage in a process of its own: its seconds, and the most MiB that it held (`own`: but mapped files)."""
     command = [sys.executable, __file__, "--stage", name, str(config), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -50,11 +51,12 @@ def stage(name: str, config: Path, *options: str) -> dict[str, float]:
 
 def run_one(name: str, arguments: list[str]) -> None:
     """What such a process does."""
+    keep_freed_memory()  # as `recsys infer` does
     config = parse_run(InferRun, arguments)
     begin = time.perf_counter()
-    run_stage(name, config)
-    held = most_memory()
-    print(json.dumps({"seconds": time.perf_counter() - begin, "memory": held}))
+    with own_memory() as own:
+        run_stage(name, config)
+    print(json.dumps({"seconds": time.perf_counter() - begin, "memory": most_memory(), "own": own[0]}))
 
 
 def write_run(folder: Path, model: Retriever, codes: Codes, task: str) -> None:

@@ -33,9 +33,7 @@ def test_times_below_start_up_have_no_exponent():
 
 
 def test_start_up_is_subtracted_from_medians():
-    rounds = [
-        [{"seconds": start + size, "memory": 100.0 + size} for size in (0, 1, 2, 4)] for start in (5.0, 6.0, 70.0)
-    ]
+    rounds = [[{"seconds": start + size, "own": 100.0 + size} for size in (0, 1, 2, 4)] for start in (5.0, 6.0, 70.0)]
     found = Growth.of("embed", [10, 20, 40], rounds)
     assert found.start == 6.0
     assert found.seconds == [7.0, 8.0, 10.0]

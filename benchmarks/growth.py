@@ -3,9 +3,9 @@
     python benchmarks/growth.py [--stages prepare train embed index recommend] [--turns=3] [--size=1.0] [--folder=DIR]
 
 Each measurement is a process of its own; its seconds begin after the imports, and its memory is the most that it held,
-pages of mapped files left out. Start-up is what the stage takes for next to nothing (16 items or users, 100 rows, a
-batch of one). The exponent is the slope of log(seconds - start-up) over log(size), by least squares on medians of
---turns rounds; sizes take turns within a round. 1 is linear.
+pages of mapped files left out. Start-up is what the stage takes for little (100 rows, one pair, 250 items to embed, 16
+to index, 16 users), and both that time and that input are subtracted: the exponent is the slope of log(seconds) over
+log(size) of what is left, by least squares on medians of --turns rounds; sizes take turns within a round. 1 is linear.
 
 prepare: rows of a log, as in benchmarks/prepare.py, up to the first batch and the requests of validation. train: pairs
 of a step that trains MiniLM in full on the demo shop with in-batch negatives. embed: items with texts of 6 to 24 words
@@ -36,8 +36,8 @@ TIMES = (1, 2, 4, 8, 16)
 BASE = {"prepare": 200_000, "train": 8, "embed": 1000, "index": 10_000, "recommend": 10_000}
 """Size of each stage's input, once."""
 UNITS = {"prepare": "rows", "train": "pairs a step", "embed": "items", "index": "items", "recommend": "users"}
-LEAST = {"train": 1, "prepare": 100}
-"""Size that counts as start-up, where it is not 16."""
+LEAST = {"prepare": 100, "train": 1, "embed": 250, "index": 16, "recommend": 16}
+"""Size that counts as start-up: enough for every part of the stage to have been used."""
 WIDTH, CLUSTERS, ITEMS = 64, 200, 10_000
 STEPS = 3
 
@@ -55,7 +55,8 @@ class Growth:
     seconds: list[float]
     """Medians, start-up included."""
     start: float
-    """Seconds of start-up, the median."""
+    """Seconds of start-up, the median: those of `least`."""
+    least: int
     memory: list[float]
     """MiB."""
     exponent: float
@@ -67,10 +68,10 @@ class Growth:
         """From rounds of measurements: the one of start-up, then one of each size."""
         seconds = [statistics.median(one["seconds"] for one in column) for column in zip(*rounds, strict=True)]
         memory = [statistics.median(one["own"] for one in column) for column in zip(*rounds, strict=True)]
-        slope, error = fitted_exponent(np.array(sizes), np.array(seconds[1:]) - seconds[0])
+        slope, error = fitted_exponent(np.array(sizes) - LEAST[name], np.array(seconds[1:]) - seconds[0])
         return cls(
-            stage=name, unit=UNITS[name], sizes=list(sizes), seconds=seconds[1:], start=seconds[0], memory=memory[1:],
-            exponent=slope, error=error,
+            stage=name, unit=UNITS[name], sizes=list(sizes), seconds=seconds[1:], start=seconds[0], least=LEAST[name],
+            memory=memory[1:], exponent=slope, error=error,
         )  # fmt: skip
 
     def line(self) -> str:
@@ -199,9 +200,9 @@ MAKERS: dict[str, Callable[[Path, int], Callable[[int], Measured]]] = {
 
 def grown(name: str, folder: Path, turns: int, scale: float) -> Growth:
     """Measure one stage at all sizes."""
-    sizes = [max(round(BASE[name] * scale) * times, times) for times in TIMES]
+    sizes = [max(round(BASE[name] * scale), 2 * LEAST[name]) * times for times in TIMES]
     works = []
-    for number, size in enumerate((LEAST.get(name, 16), *sizes)):
+    for number, size in enumerate((LEAST[name], *sizes)):
         place = folder / f"{name}{number}"
         place.mkdir(parents=True)
         works.append(MAKERS[name](place, size))

@@ -90,16 +90,16 @@ def _losses(losses: dict[str, list[list[float]]]) -> str:
 
 def growth(found: Figures) -> str:
     """Exponents."""
-    rows = [
-        [
-            row["stage"], f"{row['sizes'][0]:,} to {row['sizes'][-1]:,} {row['unit']}", f"{row['start']:.2f}",
-            f"{row['seconds'][0]:.2f}", f"{row['seconds'][-1]:.2f}", _exponent(row),
-            f"{row['memory'][0]:,.0f}", f"{row['memory'][-1] / row['memory'][0]:.2f}",
-        ]
-        for row in found["rows"]
+    head = ["", "input", "start-up, s (input)", "x1, s", "x16, s", "exponent of time", "x1, MiB", "memory, x16 / x1"]
+    return table(head, [_grown(row) for row in found["rows"]])
+
+
+def _grown(row: Figures) -> list[str]:
+    sizes, seconds, memory = row["sizes"], row["seconds"], row["memory"]
+    return [
+        row["stage"], f"{sizes[0]:,} to {sizes[-1]:,} {row['unit']}", f"{row['start']:.2f} ({row['least']:,})",
+        f"{seconds[0]:.2f}", f"{seconds[-1]:.2f}", _exponent(row), f"{memory[0]:,.0f}", f"{memory[-1] / memory[0]:.2f}",
     ]  # fmt: skip
-    head = ["", "input", "start-up, s", "x1, s", "x16, s", "exponent of time", "x1, MiB", "memory, x16 / x1"]
-    return table(head, rows)
 
 
 def _exponent(row: Figures) -> str:

@@ -32,9 +32,10 @@ def test_times_below_start_up_have_no_exponent():
     assert math.isnan(fitted_exponent(np.array([1, 2]), np.array([-0.1, 1.0]))[0])
 
 
-def test_start_up_is_subtracted_from_medians():
+def test_start_up_is_subtracted_from_medians(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(growth.LEAST, "embed", 10)
     rounds = [[{"seconds": start + size, "own": 100.0 + size} for size in (0, 1, 2, 4)] for start in (5.0, 6.0, 70.0)]
-    found = Growth.of("embed", [10, 20, 40], rounds)
+    found = Growth.of("embed", [20, 30, 50], rounds)
     assert found.start == 6.0
     assert found.seconds == [7.0, 8.0, 10.0]
     assert found.exponent == pytest.approx(1.0)

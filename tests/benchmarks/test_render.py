@@ -40,11 +40,11 @@ def test_a_comparison_has_its_ratio_range_share_and_machine(tmp_path: Path):
 
 
 def test_growth_shows_exponents_and_memory(tmp_path: Path):
-    grown = Growth.of("embed", [1, 4], [[{"seconds": one, "own": 100.0} for one in (1.0, 2.0, 5.0)]])
-    flat = Growth.of("train", [1, 4], [[{"seconds": 1.0, "own": 100.0}] * 3])
+    grown = Growth.of("train", [2, 5], [[{"seconds": one, "own": 100.0} for one in (1.0, 2.0, 5.0)]])
+    flat = Growth.of("train", [2, 5], [[{"seconds": 1.0, "own": 100.0}] * 3])
     keep("growth", time.perf_counter(), tmp_path, rows=[grown, flat])
     page = render.render(tmp_path)
-    assert "| embed | 1 to 4 items | 1.00 | 2.00 | 5.00 | **1.00** +- 0.00 | 100 | 1.00 |" in page
+    assert "| train | 2 to 5 pairs a step | 1.00 (1) | 2.00 | 5.00 | **1.00** +- 0.00 | 100 | 1.00 |" in page
     assert "too short to fit" in page
 
 

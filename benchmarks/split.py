@@ -9,24 +9,24 @@ in all layers, a sample of `--plain` queries is timed, since its cost grows with
 
 cold: nothing is known of the candidates when the call begins, and each is read in it once. warm: all are known, as in a
 service that has been asked before (the sample's queries). CrossEncoder: sentence-transformers, where it is installed,
-from strings, with the same weights and max_tokens. All take turns; printed are medians, and the ratio to the first
-line of the same precision and to the first of all.
+from strings, with the same weights and max_tokens, which are those of a pair there, and of each side where it is split.
+bf16: weights in bfloat16 on both sides. All take turns; printed are medians, and the ratio to the first line of the
+same precision and to the first of all.
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import keep
+from measure import THREADS, keep, machine
 
 from recsys.config import TextConfig, parse_run, resolve_pretrained
 from recsys.data.datasets import Features, Texts
@@ -78,9 +78,11 @@ class Lists:
 class Judge:
     """An untrained pruner with so many layers that read apart; 0: all read both."""
 
-    def __init__(self, lists: Lists, text: TextConfig, split: int, cache: Path) -> None:
+    def __init__(self, lists: Lists, text: TextConfig, split: int, precision: str, cache: Path) -> None:
         tokenizer = load_tokenizer(text, [], cache)
         encoder = TextEncoder.build(text, len(tokenizer), tokenizer.pad_token_id or 0)
+        if precision == "bf16":
+            encoder.lower(torch.bfloat16)
         config = PrunerConfig(text=text, split=split)
         self.model = Pruner(config, Sizes(items=len(lists.data.catalogue)), encoder, vector_width=1).eval()
         self.pairs = PairTexts(
@@ -97,13 +99,16 @@ class Judge:
         )[..., 0]  # fmt: skip
 
 
-def peer(lists: Lists, text: TextConfig) -> Callable[[], object] | None:
+def peer(lists: Lists, text: TextConfig, precision: str) -> Callable[[], object] | None:
     """sentence-transformers on the same pairs; None where it is not installed."""
     try:
         from sentence_transformers import CrossEncoder
     except ImportError:
         return None
-    model: Any = CrossEncoder(resolve_pretrained(text.model), num_labels=1, max_length=text.max_tokens, device="cpu")
+    model: Any = CrossEncoder(
+        resolve_pretrained(text.model), num_labels=1, max_length=text.max_tokens, device="cpu",
+        model_kwargs={"dtype": torch.bfloat16} if precision == "bf16" else {},
+    )  # fmt: skip
     queries = lists.data.queries
     assert queries is not None
     rows = [
@@ -112,11 +117,6 @@ def peer(lists: Lists, text: TextConfig) -> Callable[[], object] | None:
         for item in items if item >= 0
     ]  # fmt: skip
     return lambda: model.predict(rows, show_progress_bar=False)
-
-
-def precision(name: str) -> AbstractContextManager[Any]:
-    """fp32 or bf16."""
-    return torch.autocast("cpu", dtype=torch.bfloat16) if name == "bf16" else nullcontext()
 
 
 def rate(work: Callable[[], object], pairs: int) -> float:
@@ -128,23 +128,22 @@ def rate(work: Callable[[], object], pairs: int) -> float:
 
 def measure(lists: Lists, text: TextConfig, options: argparse.Namespace, cache: Path) -> dict[str, list[float]]:
     """Rates of each way, of all turns."""
-    some = lists.first(options.plain)
-    judges = {split: Judge(lists, text, split, cache) for split in (0, *options.splits)}
-    other, found = peer(some, text), dict[str, list[float]]()
-
-    def one(name: str, work: Callable[[], object], pairs: int, kind: str) -> None:
-        with precision(kind):
-            found.setdefault(f"{name}, {kind}", []).append(rate(work, pairs))
-
+    some, found = lists.first(options.plain), dict[str, list[float]]()
+    works = dict[str, tuple[Callable[[], object], int]]()
+    for kind in options.precisions:
+        other, plain = peer(some, text, kind), Judge(lists, text, 0, kind, cache)
+        if other is not None:
+            works[f"CrossEncoder, {kind}"] = other, some.pairs
+        works[f"all layers over both, {kind}"] = partial(plain, some), some.pairs
+        for split in options.splits:
+            judge = Judge(lists, text, split, kind, cache)
+            known = StateCache()
+            judge(some, known)
+            works[f"split {split}, cold, {kind}"] = partial(judge, lists), lists.pairs
+            works[f"split {split}, warm, {kind}"] = partial(judge, some, known), some.pairs
     for _ in range(options.turns):
-        for kind in options.precisions:
-            if other is not None:
-                one("CrossEncoder", other, some.pairs, kind)
-            one("all layers over both", lambda: judges[0](some), some.pairs, kind)
-            for split in options.splits:
-                states = StateCache()
-                one(f"split {split}, cold", lambda: judges[split](lists, states), lists.pairs, kind)  # noqa: B023
-                one(f"split {split}, warm", lambda: judges[split](some, states), some.pairs, kind)  # noqa: B023
+        for name, (work, pairs) in works.items():
+            found.setdefault(name, []).append(rate(work, pairs))
     return found
 
 
@@ -158,12 +157,13 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     options = parser.parse_args()
     begun, config = time.perf_counter(), parse_run(PrunerRun, [options.config])
+    torch.set_num_threads(THREADS)
     keep_freed_memory()  # as the commands do
     assert config.model.text is not None
     lists, cache = Lists.of(prepare(config.data), options.queries), Path(config.data.cache)
     found = measure(lists, config.model.text, options, cache)
     distinct = len(np.unique(lists.items[lists.items >= 0]))
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {chip()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()['cpu']}, {THREADS} threads, torch {torch.__version__}")
     print(f"{len(lists.requests)} queries, {lists.pairs} pairs, {distinct} distinct candidates")
     print(f"{'':<30}{'pairs/s':>10}{'least':>10}{'most':>10}{'x same':>8}{'x fp32':>8}")
     middle = {name: statistics.median(rates) for name, rates in found.items()}
@@ -177,13 +177,6 @@ def main() -> None:
     head = ["", "pairs/s", "ratio to the first of this precision", "ratio to the first"]
     note = f"{len(lists.requests)} queries, {lists.pairs:,} pairs, {distinct:,} distinct candidates."
     keep("split", begun, head=head, cells=cells, note=note)
-
-
-def chip() -> str:
-    """Name of the processor, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.batch import Batch, ItemBatch, TextBatch
+from recsys.batch import ApartBatch, Batch, ItemBatch, TextBatch
+from recsys.models.split import SplitReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,24 @@ class StepWork:
             self.token * tokens + self.square * squares + self.entry * (batch.tokens - tokens).clamp(min=0)
             + self.picture * pictures
         )  # fmt: skip
+
+
+def split_flops(reader: SplitReader, apart: ApartBatch) -> Tensor:
+    """Scalar float64 on the batch's device: of a cross-encoder whose lower layers read texts apart."""
+    asked, told = (texts.mask.sum(1, dtype=torch.float64) for texts in (apart.request, apart.candidate))
+    row, column = (apart.row >= 0).nonzero(as_tuple=True)
+    texts, pairs = torch.cat([asked, told]), asked[row] + told[apart.row[row, column]]
+    width, last = reader.last.attention.self.all_head_size, reader.last
+    known = [*matrices(last.attention.self.key), *matrices(last.attention.self.value)]
+
+    def through(layers: list[Any], lengths: Tensor) -> Tensor:
+        dense = sum(passed(matrices(layer)) for layer in layers)
+        return dense * lengths.sum() + 12.0 * len(layers) * width * lengths.square().sum()
+
+    own = passed(matrices(last)) - passed(known)  # of [CLS] alone
+    kept = passed(known) * (pairs if reader.between else texts).sum()
+    scores = 12.0 * width * pairs.sum()
+    return through(reader.apart, texts) + through(reader.between, pairs) + kept + scores + own * len(pairs)
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:

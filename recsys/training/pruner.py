@@ -14,7 +14,9 @@ from recsys.metrics.accumulate import RankingMetrics
 from recsys.metrics.long_tail import popularity_segments
 from recsys.metrics.per_request import RequestValues
 from recsys.models.pruner import Pruner
+from recsys.models.split import SplitReader
 from recsys.models.states import StateCache
+from recsys.training.flops import split_flops
 from recsys.training.optim import OptimConfig
 from recsys.training.ranked import RankedTraining
 
@@ -55,6 +57,12 @@ class PrunerTraining(RankedTraining):
         super().__init__(model, popularity, valid=orders, optim=optim, total_steps=total_steps)
         self.loss = loss
         self.states: StateCache | None = None  # of a validation, in which the weights rest
+
+    def step_flops(self, batch: PrunerBatch) -> Tensor:
+        model = self.model
+        if model.text is None or batch.apart is None or not model.config.split:
+            return super().step_flops(batch)
+        return split_flops(SplitReader(model.text, model.config.split), batch.apart)
 
     def training_step(self, batch: PrunerBatch, _: int) -> Tensor:
         judged, real = self.model.judge(batch), batch.candidate >= 0

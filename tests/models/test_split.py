@@ -143,6 +143,18 @@ def test_bfloat16_stays_near(layers):
 
 
 @pytest.mark.parametrize("layers", SPLITS)
+def test_weights_in_bfloat16_stay_near(layers):
+    batch, found = make_batch(), logits_of(split(layers), make_batch())
+    model, real = split(layers), batch.candidate >= 0
+    model.text.lower(torch.bfloat16)
+    states = StateCache()
+    near = logits_of(model, batch, states)
+    assert near.dtype == torch.float32
+    assert (near - found)[real].abs().max() < 0.2 * found[real].std()
+    torch.testing.assert_close(logits_of(model, batch, states), near, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layers", SPLITS)
 def test_gradients_reach_the_lower_layers(layers):
     model, batch = split(layers).train(), make_batch()
     model(batch)[batch.candidate >= 0].square().sum().backward()

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.batch import MaskedBatch, TextBatch
+from recsys.batch import ApartBatch, MaskedBatch, TextBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
 from recsys.models.masked import MaskedLanguageModel
+from recsys.models.split import SplitReader
+from recsys.models.states import read_texts
 from recsys.models.text import TextEncoder
-from recsys.training.flops import StepWork, matrices
+from recsys.training.flops import StepWork, matrices, split_flops
 from recsys.training.mlm import MlmTraining
 from recsys.training.optim import OptimConfig
 from recsys.training.retriever import RetrieverTraining
@@ -105,6 +107,21 @@ def test_a_history_and_its_scores_count():
     own.item = torch.arange(4)
     model.users.history = None
     assert RetrieverTraining.product_flops(module, own) == 6 * 7 * 4 * 16
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_split_cross_encoder_takes_what_torch_counts(layers):
+    reader = SplitReader(TextEncoder.build(CONFIG, vocab_size=50), layers)  # in training, SDPA's formula is written out
+    request, candidate = texts(2, 9), texts(3, 5)
+    apart = ApartBatch(request=request, candidate=candidate, row=torch.tensor([[0, 2, -1], [1, 0, 2]]))
+    pairs = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([0, 2, 1, 0, 2])
+
+    def work() -> torch.Tensor:
+        return reader.pairs(
+            read_texts(request, reader.requests), read_texts(candidate, reader.candidates), *pairs
+        )  # fmt: skip
+
+    assert float(split_flops(reader, apart)) == counted(work)
 
 
 def test_pictures_count_where_their_encoder_learns():

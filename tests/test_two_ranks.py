@@ -305,8 +305,8 @@ def one_step(config: RetrieverRun, case: Case, mined: str, rank: int, world: int
     batch = widen(batch) if case.wide else batch
     loss = module.training_step(batch, 0)
     loss.backward()
-    for one in module.cached:
-        one.backward()
+    if module.cached is not None:
+        module.cached.backward()
     average_gradients(module.model.parameters())
     weights = [weight for weight in module.model.parameters() if weight.requires_grad]
     grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from recsys.batch import TextBatch
 from recsys.models.dropout import drop
+from recsys.models.fields import widened
 
 ATTENTION = "packed_sdpa"
 """Name of the attention: SDPA, text by text where a call brings `lengths`, and otherwise transformers' own."""
@@ -48,23 +49,23 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
         )
-    texts = zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True)
+    mix, parts = F.scaled_dot_product_attention, (query, key, value)
     if dropout and query.device.type == "cpu":
-        mixed = [_with_dropout(q, k, v, dropout, scaling) for q, k, v in texts]
-    else:
-        mixed = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in texts]
-    return torch.cat(mixed, dim=2).transpose(1, 2).contiguous(), None
+        mix, parts = _with_dropout, [widened(part) for part in parts]
+    texts = zip(*(part.split(lengths, dim=2) for part in parts), strict=True)
+    mixed = torch.cat([mix(*text, dropout_p=dropout, scale=scaling) for text in texts], dim=2)
+    return mixed.to(query.dtype).transpose(1, 2).contiguous(), None
 
 
-def _with_dropout(query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None) -> Tensor:
+def _with_dropout(query: Tensor, key: Tensor, value: Tensor, *, dropout_p: float, scale: float | None) -> Tensor:
     """SDPA's formula, written out: its fast kernels have no dropout on a CPU, and its plain one checks each row.
 
-    In the precision of its arguments, as SDPA's kernels are, so that autocast does not widen the weights.
+    In float32: products as small as those of one text's heads take longer in bfloat16.
     """
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast("cpu", enabled=False):
         weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
-        return drop(weights, dropout) @ value
+        return drop(weights, dropout_p) @ value
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention)

@@ -219,6 +219,12 @@ def test_a_lowered_encoder_gives_vectors_near_those_of_float32_and_in_float32(en
     assert lowered.content_hash() != encoder.content_hash()
 
 
+def test_packed_attention_with_dropout_keeps_the_precision_of_its_arguments():
+    states = torch.randn(3, 1, 2, 5, 8).bfloat16()
+    found, _ = packing._attention(nn.Module(), *states.unbind(), None, dropout=0.4, lengths=[2, 3])
+    assert found.dtype == torch.bfloat16
+
+
 def test_packed_attention_with_dropout_is_that_of_each_text_with_the_same_draws():
     query, key, value = torch.randn(3, 1, 2, 12, 8).unbind()
     lengths = [3, 7, 2]

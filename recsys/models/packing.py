@@ -62,9 +62,9 @@ def _with_dropout(query: Tensor, key: Tensor, value: Tensor, *, dropout_p: float
 
     In float32: products as small as those of one text's heads take longer in bfloat16.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
     with torch.autocast("cpu", enabled=False):
-        weights = ((query * scale) @ key.transpose(-1, -2)).softmax(-1)
+        weights = ((query * factor) @ key.transpose(-1, -2)).softmax(-1)
         return drop(weights, dropout_p) @ value
 
 

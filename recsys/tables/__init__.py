@@ -5,6 +5,7 @@ From the outside inwards: `config` names the columns' roles, `formats` opens a f
 """
 
 from recsys.tables.config import (
+    POPULARITY,
     TABLES,
     AdsConfig,
     DataConfig,
@@ -25,6 +26,7 @@ from recsys.tables.faults import Fault
 from recsys.tables.read import Tables, read_tables
 
 __all__ = [
+    "POPULARITY",
     "TABLES",
     "AdsConfig",
     "DataConfig",

@@ -19,6 +19,10 @@ TABLES = {
 """Every table and the names its file may have."""
 
 
+POPULARITY = "times taken"
+"""Name of the number that `items.popularity` adds."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ItemsConfig:
     """Roles of the items table's columns. Columns that are not named here are kept and not used."""
@@ -31,6 +35,9 @@ class ItemsConfig:
     """Category columns: one value a cell, or a list column."""
     number: list[str] = field(default_factory=list)
     """Number columns; scaled by median and interquartile range of the table."""
+    popularity: bool = False
+    """Whether how often an item was taken is one more number: the log of 1 + its train interactions (targets, without
+    those of the second selection). An item that nobody has met yet has the least, and goes by the rest."""
     image: str | None = None
     """Column with a path below the data root, or bytes."""
     separators: dict[str, str] = field(default_factory=dict)
@@ -44,7 +51,14 @@ class ItemsConfig:
     age_limit: str | None = None
     """Number column: years that a user (users.age) must have reached; empty: none."""
 
+    @property
+    def numbers(self) -> list[str]:
+        """Names of all numbers that are known of an item."""
+        return [*self.number, *([POPULARITY] if self.popularity else [])]
+
     def __post_init__(self) -> None:
+        if POPULARITY in self.number:
+            raise InputError(f"data.items.number names {POPULARITY!r}; that is what data.items.popularity adds.")
         for name in self.separators:
             if name not in self.category:
                 known = f"it is for columns of items.category.{nearest(name, self.category)}"

@@ -18,6 +18,7 @@ from recsys.data.prepare import content_hash, hash_share, prepare
 from recsys.data.split import SECOND, STAGES, TEST, TRAIN, VALID
 from recsys.errors import InputError
 from recsys.tables import (
+    POPULARITY,
     DataConfig,
     HistoryConfig,
     InteractionsConfig,
@@ -294,6 +295,35 @@ def test_popularity_counts_train_targets(tmp_path):
         expected[item] += target and stage in (TRAIN, SECOND)
     assert data.popularity().tolist() == expected.tolist()
     assert {TRAIN, SECOND, VALID, TEST} == set(rows.stage.tolist())
+
+
+def test_how_often_an_item_was_taken_is_one_more_number_that_the_second_selection_has_no_part_in(tmp_path):
+    plain, _ = made_up(tmp_path / "data", split=SplitConfig(by="last", second=1))
+    config = replace(plain, items=replace(plain.items, popularity=True))
+    data = prepare(config)
+    counts, rows = np.zeros(20), data.histories
+    for item, target, stage in zip(rows.item, rows.target, rows.stage, strict=True):
+        counts[item] += target and stage == TRAIN
+    low, middle, high = np.quantile(np.log1p(counts), [0.25, 0.5, 0.75])
+    expected = (np.log1p(counts) - middle) / (high - low)
+    np.testing.assert_allclose(data.catalogue.number[:, -1], expected, rtol=1e-5, atol=1e-6)
+    assert data.codes.item_number[POPULARITY] == pytest.approx([middle, high - low])
+    np.testing.assert_array_equal(prepare(config, data.codes).catalogue.number, data.catalogue.number)
+    assert data.hash != prepare(plain).hash
+    with pytest.raises(InputError, match=r"items\.number"):
+        prepare(plain, data.codes)
+
+
+def test_without_interactions_nobody_knows_how_often_an_item_was_taken(tmp_path):
+    root = write(tmp_path / "data", items=ITEMS, queries={"query_id": [1], "query": ["hat"]})
+    data = prepare(settings(root, items=ItemsConfig(text=["title"], popularity=True)))
+    assert np.isnan(data.catalogue.number).all()
+    assert data.catalogue.number.shape == (4, 1)
+
+
+def test_a_column_may_not_be_called_what_popularity_is_called():
+    with pytest.raises(InputError, match=r"that is what data\.items\.popularity adds"):
+        ItemsConfig(number=[POPULARITY])
 
 
 @pytest.mark.parametrize("end", [None, "train", "second", "valid", "test", 20, "20", "1970-01-01T00:00:20"])

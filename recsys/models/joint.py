@@ -33,6 +33,7 @@ class JointConfig:
     history: int
     profile: bool
     context: bool
+    matches: bool
     fusion: FusionKind
     hide: float
     notes: int
@@ -88,7 +89,13 @@ class JointEncoder(nn.Module):
             raise InputError(
                 "The pruner would know nothing of an item; give it texts, pictures, columns or candidates."
             )
-        self.fusion = make_fusion(config.fusion, 1 + len(vectors) + len(columns) + len(self.notes), width)
+        told = {"text": self.words, "image": self.picture, "category": self.category, "number": self.number}
+        likes = [name for name, part in told.items() if part is not None]
+        sides = ["latest", *(["profile"] if known else []), *(["moment"] if self.context else [])]
+        self.latest = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.event + 1) if config.matches)
+        self.matches = nn.ModuleDict({name: nn.Linear(width, width) for name in [*likes, *sides] if config.matches})
+        count = 1 + len(vectors) + len(columns) + len(self.notes) + len(self.matches)
+        self.fusion = make_fusion(config.fusion, count, width)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -98,11 +105,13 @@ class JointEncoder(nn.Module):
         items = self._items(batch.items, batch.item_vector)
         entries = torch.stack(list(items.values())).sum(0)
         users, mask = self._users(batch, entries)
-        x = torch.cat([users, self._candidates(batch, items, evidence)], dim=1)
-        seen = _visible(mask, batch.candidate.shape[1])
+        sources = self._sources(batch, items, evidence)
+        matches = self._matches(batch, items, sources)
+        fused = self.fusion(torch.stack([*sources.values(), *matches.values()], dim=-2)) + self.kind.weight[CANDIDATE]
+        x = torch.cat([users, fused], dim=1)
         x = self.dropout(x)
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, mask)
         return self.norm(x[:, users.shape[1] :].float())
 
     def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
@@ -122,8 +131,10 @@ class JointEncoder(nn.Module):
             found["number"] = self.number(batch.number)
         return found
 
-    def _candidates(self, batch: PrunerBatch, items: dict[str, Tensor], evidence: Tensor) -> Tensor:
-        """[B, K, D]; the product of the retriever's two vectors lets its score be weighed anew, part by part."""
+    def _sources(self, batch: PrunerBatch, items: dict[str, Tensor], evidence: Tensor) -> dict[str, Tensor]:
+        """[B, K, D] each, of the candidates; the product of the retriever's two vectors lets its score be weighed anew,
+        part by part.
+        """
         rows = batch.candidate.clamp_min(0)
         sources = {name: F.embedding(rows, states) for name, states in items.items()}
         if self.match is not None:
@@ -136,7 +147,7 @@ class JointEncoder(nn.Module):
             sources[name] = torch.where(self._hidden(batch)[..., None], missing, found)
         for name, missing in self.missing.items():
             sources[name] = torch.where(self._hidden(batch)[..., None], missing, sources[name])
-        return self.fusion(torch.stack(list(sources.values()), dim=-2)) + self.kind.weight[CANDIDATE]
+        return sources
 
     def _product(self, batch: PrunerBatch, items: dict[str, Tensor], rows: Tensor) -> Tensor:
         """[B, K, D] entry by entry, of the retriever's two vectors; without a retriever, of the profile and the item,
@@ -147,6 +158,43 @@ class JointEncoder(nn.Module):
         profile = self._profile(batch)
         assert profile is not None
         return F.embedding(rows, torch.stack(list(items.values())).sum(0)) * profile[:, None]
+
+    def _matches(self, batch: PrunerBatch, items: dict[str, Tensor], sources: dict[str, Tensor]) -> dict[str, Tensor]:
+        """[B, K, D] each, entry by entry: a candidate's source times the same of the history's items on average, and
+        all of the candidate's columns times the user's profile, and times the moment (Rendle 2010).
+        """
+        found: dict[str, Tensor] = {}
+        if not self.matches:
+            return found
+        users, whole = batch.users, torch.stack([sources[name] for name in self.matches if name in items]).sum(0)
+        latest = users.history_mask & (users.history < len(batch.items.index)) & ~self._hidden(batch)
+        shares = latest / latest.sum(1, keepdim=True).clamp(min=1)
+        for name, part in self.matches.items():
+            if name in items:
+                entries = F.embedding(users.history.clamp(0, len(batch.items.index) - 1), items[name])
+                mine, theirs = sources[name], (shares[:, None] @ entries)
+            else:
+                side = {"profile": self._profile, "moment": self._moment}
+                mine, theirs = whole, self._latest(batch, items) if name == "latest" else side[name](batch)
+                theirs = torch.zeros_like(whole[:, 0]) if theirs is None else theirs
+                theirs = theirs[:, None]
+            found[name] = part(mine * theirs * mine.shape[-1] ** 0.5)
+        return found
+
+    def _latest(self, batch: PrunerBatch, items: dict[str, Tensor]) -> Tensor:
+        """[B, D] of the latest item of each kind of event, each kind turned its own way: what follows what (factorised
+        Markov chains, Rendle et al. 2010).
+        """
+        users, states = batch.users, items.get("category", torch.stack(list(items.values())).sum(0))
+        real = users.history_mask & (users.history < len(states)) & ~self._hidden(batch)
+        event = torch.zeros_like(users.history) if users.event is None else users.event
+        place, found = torch.arange(1, real.shape[1] + 1, device=real.device), []
+        for kind, part in enumerate(self.latest):
+            here = place * (real & (event == kind))
+            last = F.pad(here, (1, 0)).max(1).values  # 0: there is none
+            entry = F.pad(users.history, (1, 0)).gather(1, last[:, None])[:, 0].clamp_max(len(states) - 1)
+            found.append(part(F.embedding(entry, states)) * (last > 0)[:, None])
+        return torch.stack(found).sum(0)
 
     def _hidden(self, batch: PrunerBatch) -> Tensor:
         """[B, 1] bool, drawn anew at each call: from which requests a source is hidden in training."""
@@ -164,15 +212,20 @@ class JointEncoder(nn.Module):
         if queries is not None and users.query is not None:
             single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))
         single += [(PROFILE, state, None) for state in [self._profile(batch)] if state is not None]
-        if self.context is not None and users.context is not None:
-            now = users.context[torch.arange(batch.rows, device=items.device), users.history_mask.sum(1)]
-            single.append((MOMENT, self.context(now.masked_fill(self._hidden(batch), 0)[..., None]), None))
+        single += [(MOMENT, state, None) for state in [self._moment(batch)] if state is not None]
         always = torch.ones_like(batch.candidate[:, 0], dtype=torch.bool)
         tokens = torch.stack([state + self.kind.weight[kind] for kind, state, _ in single], dim=1)
         real = torch.stack([always if mask is None else mask for *_, mask in single], dim=1)
         history, latest = self._history(users, items, queries)
         latest = latest & ~self._hidden(batch)
         return torch.cat([tokens, history], dim=1), torch.cat([real, latest], dim=1)
+
+    def _moment(self, batch: PrunerBatch) -> Tensor | None:
+        users = batch.users
+        if self.context is None or users.context is None:
+            return None
+        now = users.context[torch.arange(batch.rows, device=users.history.device), users.history_mask.sum(1)]
+        return self.context(now.masked_fill(self._hidden(batch), 0)[..., None])
 
     def _profile(self, batch: PrunerBatch) -> Tensor | None:
         parts, users, hidden = [], batch.users, self._hidden(batch)
@@ -197,15 +250,6 @@ def _projection(wide: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(wide), nn.Linear(wide, width))
 
 
-def _visible(users: Tensor, candidates: int) -> Tensor:
-    """[B, 1, S, S] bool: everyone sees the user's real tokens, a candidate itself too. `users` [B, U]."""
-    rows, length = users.shape
-    size = length + candidates
-    itself = torch.eye(size, dtype=torch.bool, device=users.device)
-    itself[:length] = False
-    return F.pad(users, (0, candidates))[:, None, None, :].expand(rows, 1, size, size) | itself
-
-
 class _Block(nn.Module):
     """Pre-norm attention and feed-forward; the softmax is float32 also under autocast."""
 
@@ -220,13 +264,23 @@ class _Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        x = x + self.dropout(self.out(self._attend(self.norm_attention(x), seen)))
+    def forward(self, x: Tensor, users: Tensor) -> Tensor:
+        """[B, U + K, D]; `users` [B, U] are the real ones of the user's tokens, which stand first."""
+        x = x + self.dropout(self.out(self._attend(self.norm_attention(x), users)))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_feedforward(x)))))
 
-    def _attend(self, x: Tensor, seen: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, users: Tensor) -> Tensor:
+        """Everyone sees the user's real tokens, a candidate itself too: (U + K) x (U + 1) scores, not (U + K)^2."""
         rows, length, width = x.shape
-        q, k, v = self.qkv(x).float().view(rows, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        count = users.shape[1]
+        parts = self.qkv(x).float().view(rows, length, 3, self.heads, width // self.heads)
         with torch.autocast(x.device.type, enabled=False):
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            query, key, value = parts.permute(2, 0, 3, 1, 4)
+            query = query * query.shape[-1] ** -0.5
+            theirs = query @ key[:, :, :count].transpose(-1, -2)
+            theirs = theirs.masked_fill(~users[:, None, None], float("-inf"))
+            own = (query * key).sum(-1, keepdim=True)
+            own = torch.cat([torch.full_like(own[:, :, :count], float("-inf")), own[:, :, count:]], dim=2)
+            weights = torch.cat([theirs, own], dim=-1).softmax(-1)
+            mixed = weights[..., :count] @ value[:, :, :count] + weights[..., count:] * value
         return mixed.transpose(1, 2).reshape(rows, length, width)

@@ -21,6 +21,7 @@ from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
 from recsys.models.dropout import Dropout
 from recsys.models.fusion import FusionKind
+from recsys.models.habits import habits
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.late import best_matches
@@ -63,6 +64,12 @@ class PrunerConfig:
     context: bool = True
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
+    habits: bool = False
+    """Whether the pruner is told how often each of a candidate's category values stood in the history (joint
+    transformer)."""
+    matches: bool = False
+    """Whether a candidate's sources are multiplied by the same sources of the history's items, by the profile and by
+    the moment, beside attention (joint transformer)."""
     targets: dict[str, list[str]] = field(default_factory=dict)
     """Other targets than the one that lists are ordered by: a name, and the events that make it true, e.g. {click:
     [click, cart, purchase]} or {love: ["5"]}. Each is a head of its own, with a probability of its own (joint
@@ -139,7 +146,8 @@ class Pruner(nn.Module):
         self.lexical = lexical
         text_width = text.width if text else 0
         image_width = image.width if image else 0
-        shape = _joint_config(config, text_width, image_width, vector_width, evidence=3 if lexical else 2)
+        columns = len(sizes.item_category) if config.habits else 0
+        shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + columns)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         width = 1 if config.late else width
@@ -156,6 +164,7 @@ class Pruner(nn.Module):
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
+        self.habits = nn.Parameter(torch.zeros(columns)) if columns else None
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
@@ -173,13 +182,28 @@ class Pruner(nn.Module):
         evidence = batch.evidence
         if evidence is None:
             evidence = retriever_evidence(batch, real, lexical=self.lexical)
-        found = self._text_states(batch, real, states) if self.joint is None else self.joint(batch, evidence)
+        met = self._habits(batch)  # [B, K, C]
+        told = torch.cat([evidence, met], dim=-1)
+        found = self._text_states(batch, real, states) if self.joint is None else self.joint(batch, told)
         with torch.autocast(found.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             found = self.dropout(self.norm(found.float()))
             logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(found)
+            if self.habits is not None:
+                logits = logits + (met @ (_QUICK * self.habits))[..., None]
             if self.others is not None:
                 logits = torch.cat([logits, self.others(found)], dim=-1)
         return logits.masked_fill(~real[..., None], float("-inf"))
+
+    def _habits(self, batch: PrunerBatch) -> Tensor:
+        """[B, K, C], hidden in training from a share of the requests, as other sources are."""
+        codes, users, sizes = batch.items.category, batch.users, self.sizes.item_category
+        if self.habits is None or codes is None:
+            return batch.retriever_score.new_zeros(*batch.candidate.shape, 0 if self.habits is None else len(sizes))
+        shown = users.history_mask & (users.history < len(codes))
+        if self.training and self.config.hide:
+            shown = shown & (torch.rand(len(shown), 1, device=shown.device) >= self.config.hide)
+        history = codes[users.history.clamp_max(len(codes) - 1)] * shown[..., None, None]
+        return habits(history, codes[batch.candidate.clamp_min(0)], sizes)
 
     @torch.no_grad()
     def weigh(self, evidence: list[float], head: float) -> None:
@@ -268,6 +292,7 @@ def _joint_config(
 ) -> JointConfig:
     return JointConfig(
         width=config.width, layers=config.layers, heads=config.heads, dropout=config.dropout, history=config.history,
-        profile=config.profile, context=config.context, fusion=config.fusion, hide=config.hide, notes=config.notes,
-        text_width=text_width, image_width=image_width, vector_width=vector_width, evidence=evidence,
+        profile=config.profile, context=config.context, matches=config.matches, fusion=config.fusion, hide=config.hide,
+        notes=config.notes, text_width=text_width, image_width=image_width, vector_width=vector_width,
+        evidence=evidence,
     )  # fmt: skip

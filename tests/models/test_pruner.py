@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, TextBatch, UserBatch
 from recsys.config import ImageConfig, TextConfig
@@ -12,6 +13,7 @@ from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, save_pruner
 from recsys.models.decision import Calibration, Meaning
 from recsys.models.image import ImageEncoder
+from recsys.models.joint import _Block
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -71,9 +73,15 @@ def crossed(*, trained: bool = True) -> Pruner:
     return with_opinion(model) if trained else model
 
 
+def matching(*, trained: bool = True) -> Pruner:
+    return joint(replace(SMALL, habits=True, matches=True), trained=trained)
+
+
 def with_opinion(model: Pruner) -> Pruner:
     torch.nn.init.normal_(model.head.weight)
     torch.nn.init.normal_(model.weights)
+    if model.habits is not None:
+        torch.nn.init.normal_(model.habits)
     return model
 
 
@@ -81,7 +89,7 @@ def real(batch: PrunerBatch) -> torch.Tensor:
     return batch.candidate >= 0
 
 
-@pytest.mark.parametrize("make", [joint, crossed])
+@pytest.mark.parametrize("make", [joint, matching, crossed])
 def test_an_untrained_pruner_keeps_exactly_the_retrievers_order(make):
     batch = make_batch()
     logits = make(trained=False)(batch)
@@ -91,7 +99,7 @@ def test_an_untrained_pruner_keeps_exactly_the_retrievers_order(make):
     assert torch.equal(logits == float("-inf"), ~real(batch))
 
 
-@pytest.mark.parametrize("make", [joint, crossed])
+@pytest.mark.parametrize("make", [joint, matching, crossed])
 def test_a_candidates_score_does_not_depend_on_the_other_candidates(make):
     batch, model = make_batch(), make()
     logits = model(batch)
@@ -106,7 +114,7 @@ def test_a_candidates_score_does_not_depend_on_the_other_candidates(make):
         torch.testing.assert_close(model(changed)[:, column], logits[:, column])
 
 
-@pytest.mark.parametrize("make", [joint, crossed])
+@pytest.mark.parametrize("make", [joint, matching, crossed])
 def test_a_request_alone_gets_the_scores_it_has_among_others(make):
     batch, model = make_batch(), make()
     logits = model(batch)
@@ -154,6 +162,27 @@ def test_every_source_of_the_users_side_moves_the_score(source):
     assert not torch.allclose(logits[1], model(batch)[1])
 
 
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_every_entry_of_the_history_counts_for_what_is_matched(place):
+    batch, model = make_batch(), matching()
+    history = batch.users.history.clone()
+    history[0, place] = (history[0, place] + 1) % ITEMS
+    changed = replace(batch, users=replace(batch.users, history=history))
+    assert not torch.allclose(model(changed)[0], model(batch)[0])
+    torch.testing.assert_close(model(changed)[1:], model(batch)[1:])
+
+
+def test_attention_over_the_users_tokens_and_itself_is_that_over_all_with_a_mask():
+    torch.manual_seed(0)
+    block, x = _Block(16, 2, 0.0), torch.randn(3, 9, 16)
+    users = torch.tensor([[True, True, False, True], [True, False, False, False], [True, True, True, True]])
+    seen = torch.cat([torch.zeros(4, 9, dtype=torch.bool), torch.eye(9, dtype=torch.bool)[4:]])
+    seen = seen | F.pad(users, (0, 5))[:, None]
+    query, key, value = block.qkv(x).view(3, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
+    torch.testing.assert_close(block._attend(x, users), mixed.transpose(1, 2).reshape(3, 9, 16))
+
+
 def test_a_search_in_the_history_is_read_as_its_query():
     batch, model = make_batch(), joint()
     history = batch.users.history.clone()
@@ -173,7 +202,7 @@ def test_the_pruner_works_without_texts_and_without_columns():
     assert torch.isfinite(model(bare)[real(bare)]).all()
 
 
-@pytest.mark.parametrize("make", [joint, crossed])
+@pytest.mark.parametrize("make", [joint, matching, crossed])
 def test_every_weight_gets_a_finite_gradient(make):
     batch, model = make_batch(), make()
     rank = torch.arange(LISTED).expand(ROWS, LISTED).masked_fill(~real(batch), -1)

@@ -1,0 +1,33 @@
+"""What a user's history says of a candidate by counting: how often each of the candidate's values stood in it."""
+
+import torch
+from torch import Tensor
+
+_PRIOR = 0.5  # entries that each value is taken to have been met before the history begins
+
+
+def habits(history: Tensor, candidates: Tensor, sizes: list[int]) -> Tensor:
+    """[B, K, C] float32: log of a value's share of the history, over an even share; 0 without a history or a value.
+
+    share(v) = (n(v) + 1/2) / (n + size / 2), the expected share of a multinomial with Jeffreys' prior. A cell of
+    several values counts in parts, and is worth their mean share. What attention has to find out of thousands of
+    purchases is given here, with one weight for each column.
+
+    Args:
+        history: [B, H, C, V] int64 codes of the history's items; 0 where there is nothing.
+        candidates: [B, K, C, V] likewise.
+        sizes: number of known values of each column, without code 0.
+    """
+    parts = []
+    for column, size in enumerate(sizes):
+        met, asked = history[:, :, column], candidates[:, :, column]
+        known = (met > 0).float()
+        each = known / known.sum(-1, keepdim=True).clamp_min(1)
+        counts = each.new_zeros(len(met), size + 1).scatter_add(1, met.flatten(1), each.flatten(1))
+        total = counts.sum(1, keepdim=True)
+        share = size * (counts + _PRIOR) / (total + _PRIOR * size)
+        there = (asked > 0).float()
+        found = share.gather(1, asked.flatten(1)).view(asked.shape)
+        mean = (found * there).sum(-1) / there.sum(-1).clamp_min(1)
+        parts.append(torch.where(there.any(-1), mean, 1.0).log())
+    return torch.stack(parts, dim=-1)

@@ -91,6 +91,8 @@ class JointEncoder(nn.Module):
             )
         told = {"text": self.words, "image": self.picture, "category": self.category, "number": self.number}
         likes = [name for name, part in told.items() if part is not None]
+        if config.matches and not likes:
+            raise InputError("model.matches multiplies sources of items; give them texts, pictures or columns.")
         sides = ["latest", *(["profile"] if known else []), *(["moment"] if self.context else [])]
         self.latest = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.event + 1) if config.matches)
         self.matches = nn.ModuleDict({name: nn.Linear(width, width) for name in [*likes, *sides] if config.matches})
@@ -160,25 +162,24 @@ class JointEncoder(nn.Module):
         return F.embedding(rows, torch.stack(list(items.values())).sum(0)) * profile[:, None]
 
     def _matches(self, batch: PrunerBatch, items: dict[str, Tensor], sources: dict[str, Tensor]) -> dict[str, Tensor]:
-        """[B, K, D] each, entry by entry: a candidate's source times the same of the history's items on average, and
-        all of the candidate's columns times the user's profile, and times the moment (Rendle 2010).
+        """[B, K, D] each, products entry by entry (Rendle 2010): a candidate's source and the same source of the
+        history's items on average; all of a candidate, and what was taken last, the profile, the moment.
         """
-        found: dict[str, Tensor] = {}
         if not self.matches:
-            return found
-        users, whole = batch.users, torch.stack([sources[name] for name in self.matches if name in items]).sum(0)
-        latest = users.history_mask & (users.history < len(batch.items.index)) & ~self._hidden(batch)
-        shares = latest / latest.sum(1, keepdim=True).clamp(min=1)
+            return {}
+        users, count = batch.users, len(batch.items.index)
+        met = users.history_mask & (users.history < count) & ~self._hidden(batch)
+        share = (met / met.sum(1, keepdim=True).clamp(min=1))[:, None]
+        entries = users.history.clamp_max(count - 1)
+        likes = {name: share @ F.embedding(entries, states) for name, states in items.items() if name in self.matches}
+        sides = {"latest": self._latest(batch, items), "profile": self._profile(batch), "moment": self._moment(batch)}
+        whole = torch.stack([sources[name] for name in likes]).sum(0)
+        found = {}
         for name, part in self.matches.items():
-            if name in items:
-                entries = F.embedding(users.history.clamp(0, len(batch.items.index) - 1), items[name])
-                mine, theirs = sources[name], (shares[:, None] @ entries)
-            else:
-                side = {"profile": self._profile, "moment": self._moment}
-                mine, theirs = whole, self._latest(batch, items) if name == "latest" else side[name](batch)
-                theirs = torch.zeros_like(whole[:, 0]) if theirs is None else theirs
-                theirs = theirs[:, None]
-            found[name] = part(mine * theirs * mine.shape[-1] ** 0.5)
+            side = sides.get(name)
+            theirs = likes[name] if name in likes else torch.zeros_like(whole[:, :1]) if side is None else side[:, None]
+            mine = sources[name] if name in likes else whole
+            found[name] = part(mine * theirs * whole.shape[-1] ** 0.5)
         return found
 
     def _latest(self, batch: PrunerBatch, items: dict[str, Tensor]) -> Tensor:

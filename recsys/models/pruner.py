@@ -94,6 +94,8 @@ class PrunerConfig:
         if self.split and (self.split < 0 or self.late or not self.reads_pairs):
             expected = "0, or layers of a cross-encoder: with text.mode lora or full, and without model.late"
             raise InputError(f"model.split is {self.split}; expected {expected}.")
+        if (self.habits or self.matches) and self.reads_pairs:
+            raise InputError("model.habits and model.matches are for the joint transformer; set text.mode: frozen.")
         if self.targets and self.reads_pairs:
             raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
         for name, events in self.targets.items():
@@ -147,6 +149,8 @@ class Pruner(nn.Module):
         text_width = text.width if text else 0
         image_width = image.width if image else 0
         columns = len(sizes.item_category) if config.habits else 0
+        if config.habits and not columns:
+            raise InputError("model.habits counts values; name columns in data.items.category, or leave it out.")
         shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + columns)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width

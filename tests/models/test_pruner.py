@@ -183,6 +183,14 @@ def test_attention_over_the_users_tokens_and_itself_is_that_over_all_with_a_mask
     torch.testing.assert_close(block._attend(x, users), mixed.transpose(1, 2).reshape(3, 9, 16))
 
 
+def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
+    for setting, message in (("habits", "name columns in data.items.category"), ("matches", "give them texts")):
+        with pytest.raises(InputError, match=message):
+            Pruner(replace(SMALL, **{setting: True}), Sizes(items=20), None, vector_width=8)
+        with pytest.raises(InputError, match="are for the joint transformer"):
+            replace(SMALL, text=WORDS, **{setting: True})
+
+
 def test_a_search_in_the_history_is_read_as_its_query():
     batch, model = make_batch(), joint()
     history = batch.users.history.clone()

@@ -4,7 +4,7 @@ A request costs H + K tokens, not K x (H + 1). The user's tokens see one another
 itself, so that what it is worth does not depend on which others stand beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -104,17 +104,46 @@ class JointEncoder(nn.Module):
 
     def forward(self, batch: PrunerBatch, evidence: Tensor) -> Tensor:
         """`evidence` [B, K, E] is what the sources say of each candidate (`retriever_evidence`)."""
-        items = self._items(batch.items, batch.item_vector)
-        entries = torch.stack(list(items.values())).sum(0)
-        users, mask = self._users(batch, entries)
-        sources = self._sources(batch, items, evidence)
-        matches = self._matches(batch, items, sources)
+        items, hidden = self._items(batch.items, batch.item_vector), self._hidden(batch)
+        users, mask = self._users(batch, items, hidden)
+        sources = self._sources(batch, items, hidden, evidence)
+        matches = self._matches(batch, items, hidden, sources)
         fused = self.fusion(torch.stack([*sources.values(), *matches.values()], dim=-2)) + self.kind.weight[CANDIDATE]
         x = torch.cat([users, fused], dim=1)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x[:, users.shape[1] :].float())
+
+    def partly_hidden(self, batch: PrunerBatch) -> PrunerBatch:
+        """In training, history, profile, moment, reviews and ads of a share `hide` of the requests are gone, each drawn
+        by itself: the batch is then as if nobody knew them.
+        """
+        if not (self.training and self.hide):
+            return batch
+        users, rows = batch.users, torch.arange(batch.rows, device=batch.candidate.device)
+        history, profile, moment, *notes = torch.rand(5, batch.rows, device=rows.device) < self.hide
+        mask, context = users.history_mask & ~history[:, None], users.context
+        if context is not None:
+            now = context[rows, users.history_mask.sum(1)].masked_fill(moment[:, None], 0)
+            context = context.index_put((rows, mask.sum(1)), now)
+        known, number = users.profile, users.profile_number
+        reviews, ads = (
+            None if part is None else replace(part, row=part.row.masked_fill(gone[:, None, None], -1))
+            for part, gone in zip((batch.reviews, batch.ads), notes, strict=True)
+        )
+        users = replace(
+            users, history_mask=mask, context=context,
+            profile=None if known is None else known.masked_fill(profile[:, None, None], 0),
+            profile_number=None if number is None else number.masked_fill(profile[:, None], torch.nan),
+        )  # fmt: skip
+        return replace(batch, users=users, reviews=reviews, ads=ads)
+
+    def _hidden(self, batch: PrunerBatch) -> dict[str, Tensor]:
+        """[B, 1, 1] bool, drawn anew: from which requests words or pictures are hidden; empty but in training."""
+        if not (self.training and self.hide):
+            return {}
+        return {name: torch.rand(batch.rows, 1, 1, device=batch.candidate.device) < self.hide for name in self.missing}
 
     def _items(self, batch: ItemBatch, vectors: Tensor) -> dict[str, Tensor]:
         """[n, D] of each source, for each distinct item."""
@@ -126,14 +155,16 @@ class JointEncoder(nn.Module):
         for name, missing in self.missing.items():
             part, values, known = told[name]
             states = missing.expand(len(batch.index), -1) + absent(part) if values is None else part(values)
-            found[name] = states if known is None else torch.where(known[:, None], states, missing)
+            found[name] = states + absent(missing) if known is None else torch.where(known[:, None], states, missing)
         if self.category is not None and batch.category is not None:
             found["category"] = self.category(batch.category)
         if self.number is not None and batch.number is not None:
             found["number"] = self.number(batch.number)
         return found
 
-    def _sources(self, batch: PrunerBatch, items: dict[str, Tensor], evidence: Tensor) -> dict[str, Tensor]:
+    def _sources(
+        self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], evidence: Tensor
+    ) -> dict[str, Tensor]:
         """[B, K, D] each, of the candidates; the product of the retriever's two vectors lets its score be weighed anew,
         part by part.
         """
@@ -144,11 +175,10 @@ class JointEncoder(nn.Module):
         sources["evidence"] = self.evidence(evidence)
         for name, part in self.notes.items():
             notes: NoteBatch | None = getattr(batch, name)
-            missing = cast(NoteEncoder, part).missing()
-            found = missing.expand_as(sources["evidence"]) if notes is None else part(notes)
-            sources[name] = torch.where(self._hidden(batch)[..., None], missing, found)
-        for name, missing in self.missing.items():
-            sources[name] = torch.where(self._hidden(batch)[..., None], missing, sources[name])
+            nothing = cast(NoteEncoder, part).missing().expand_as(sources["evidence"])
+            sources[name] = nothing if notes is None else part(notes)
+        for name, gone in hidden.items():
+            sources[name] = torch.where(gone, self.missing[name], sources[name])
         return sources
 
     def _product(self, batch: PrunerBatch, items: dict[str, Tensor], rows: Tensor) -> Tensor:
@@ -161,17 +191,21 @@ class JointEncoder(nn.Module):
         assert profile is not None
         return F.embedding(rows, torch.stack(list(items.values())).sum(0)) * profile[:, None]
 
-    def _matches(self, batch: PrunerBatch, items: dict[str, Tensor], sources: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _matches(
+        self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], sources: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """[B, K, D] each, products entry by entry (Rendle 2010): a candidate's source and the same source of the
         history's items on average; all of a candidate, and what was taken last, the profile, the moment.
         """
         if not self.matches:
             return {}
         users, count = batch.users, len(batch.items.index)
-        met = users.history_mask & (users.history < count) & ~self._hidden(batch)
+        met = users.history_mask & (users.history < count)
         share = (met / met.sum(1, keepdim=True).clamp(min=1))[:, None]
         entries = users.history.clamp_max(count - 1)
         likes = {name: share @ F.embedding(entries, states) for name, states in items.items() if name in self.matches}
+        for name, gone in hidden.items():
+            likes[name] = torch.where(gone, share.sum(-1, keepdim=True) * self.missing[name], likes[name])
         sides = {"latest": self._latest(batch, items), "profile": self._profile(batch), "moment": self._moment(batch)}
         whole = torch.stack([sources[name] for name in likes]).sum(0)
         found = {}
@@ -187,7 +221,7 @@ class JointEncoder(nn.Module):
         Markov chains, Rendle et al. 2010).
         """
         users, states = batch.users, items.get("category", torch.stack(list(items.values())).sum(0))
-        real = users.history_mask & (users.history < len(states)) & ~self._hidden(batch)
+        real = users.history_mask & (users.history < len(states))
         event = torch.zeros_like(users.history) if users.event is None else users.event
         place, found = torch.arange(1, real.shape[1] + 1, device=real.device), []
         for kind, part in enumerate(self.latest):
@@ -197,16 +231,10 @@ class JointEncoder(nn.Module):
             found.append(part(F.embedding(entry, states)) * (last > 0)[:, None])
         return torch.stack(found).sum(0)
 
-    def _hidden(self, batch: PrunerBatch) -> Tensor:
-        """[B, 1] bool, drawn anew at each call: from which requests a source is hidden in training."""
-        if not (self.training and self.hide):
-            return torch.zeros_like(batch.candidate[:, :1], dtype=torch.bool)
-        return torch.rand(batch.rows, 1, device=batch.candidate.device) < self.hide
-
-    def _users(self, batch: PrunerBatch, items: Tensor) -> tuple[Tensor, Tensor]:
+    def _users(self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
         users = batch.users
-        nobody = items.new_zeros(batch.rows, items.shape[1])
+        nobody = self.kind.weight.new_zeros(batch.rows, self.kind.weight.shape[1])
         user = nobody if self.user is None else self.user(batch.user_vector)
         single: list[tuple[int, Tensor, Tensor | None]] = [(USER, user, None)]
         queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
@@ -217,8 +245,7 @@ class JointEncoder(nn.Module):
         always = torch.ones_like(batch.candidate[:, 0], dtype=torch.bool)
         tokens = torch.stack([state + self.kind.weight[kind] for kind, state, _ in single], dim=1)
         real = torch.stack([always if mask is None else mask for *_, mask in single], dim=1)
-        history, latest = self._history(users, items, queries)
-        latest = latest & ~self._hidden(batch)
+        history, latest = self._history(users, items, hidden, queries)
         return torch.cat([tokens, history], dim=1), torch.cat([real, latest], dim=1)
 
     def _moment(self, batch: PrunerBatch) -> Tensor | None:
@@ -226,22 +253,28 @@ class JointEncoder(nn.Module):
         if self.context is None or users.context is None:
             return None
         now = users.context[torch.arange(batch.rows, device=users.history.device), users.history_mask.sum(1)]
-        return self.context(now.masked_fill(self._hidden(batch), 0)[..., None])
+        return self.context(now[..., None])
 
     def _profile(self, batch: PrunerBatch) -> Tensor | None:
-        parts, users, hidden = [], batch.users, self._hidden(batch)
+        parts, users = [], batch.users
         if self.profile is not None and users.profile is not None:
-            parts.append(self.profile(users.profile.masked_fill(hidden[..., None], 0)))
+            parts.append(self.profile(users.profile))
         if self.profile_number is not None and users.profile_number is not None:
-            parts.append(self.profile_number(users.profile_number.masked_fill(hidden, torch.nan)))
+            parts.append(self.profile_number(users.profile_number))
         return torch.stack(parts).sum(dim=0) if parts else None
 
-    def _history(self, users: UserBatch, items: Tensor, queries: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _history(
+        self, users: UserBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], queries: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """[B, H, D], and [B, H] which are among the latest. Places count from the end: the last is the same for all."""
-        entries = items if queries is None else torch.cat([items, queries])
+        whole = torch.stack(list(items.values())).sum(0)
+        entries, last = whole if queries is None else torch.cat([whole, queries]), len(whole) - 1
         state = F.embedding(users.history, entries) + self.kind.weight[HISTORY]
+        for name, gone in hidden.items():
+            lost = self.missing[name] - F.embedding(users.history.clamp_max(last), items[name])
+            state = state + lost * (gone & (users.history <= last)[..., None])
         count = users.history_mask.sum(1, keepdim=True)
-        age = count - 1 - torch.arange(users.history.shape[1], device=items.device)
+        age = count - 1 - torch.arange(users.history.shape[1], device=state.device)
         latest = (age >= 0) & (age < self.recency.num_embeddings)
         state = state + self.recency(age.clamp(0, self.recency.num_embeddings - 1))
         return (state if self.event is None or users.event is None else state + self.event(users.event)), latest

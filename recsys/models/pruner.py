@@ -183,6 +183,8 @@ class Pruner(nn.Module):
         weights rest.
         """
         real = batch.candidate >= 0
+        if self.joint is not None:
+            batch = self.joint.partly_hidden(batch)
         evidence = batch.evidence
         if evidence is None:
             evidence = retriever_evidence(batch, real, lexical=self.lexical)
@@ -199,13 +201,11 @@ class Pruner(nn.Module):
         return logits.masked_fill(~real[..., None], float("-inf"))
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, C], hidden in training from a share of the requests, as other sources are."""
+        """[B, K, C]."""
         codes, users, sizes = batch.items.category, batch.users, self.sizes.item_category
         if self.habits is None or codes is None:
             return batch.retriever_score.new_zeros(*batch.candidate.shape, 0 if self.habits is None else len(sizes))
         shown = users.history_mask & (users.history < len(codes))
-        if self.training and self.config.hide:
-            shown = shown & (torch.rand(len(shown), 1, device=shown.device) >= self.config.hide)
         history = codes[users.history.clamp_max(len(codes) - 1)] * shown[..., None, None]
         return habits(history, codes[batch.candidate.clamp_min(0)], sizes)
 

@@ -362,6 +362,22 @@ def test_sources_are_hidden_in_training_alone_each_by_itself():
     assert torch.equal(model(batch), model(batch))
 
 
+@torch.no_grad()
+def test_what_training_hides_is_what_inference_lacks():
+    model, batch = seeing(hide=1 - 1e-7, dropout=0.0, habits=True, matches=True), sourced()
+    torch.nn.init.normal_(model.habits)
+    users, items = batch.users, batch.items
+    now = users.context[torch.arange(ROWS), users.history_mask.sum(1)]
+    bare = replace(
+        batch, reviews=None, ads=None, items=replace(items, text_vector=None, image_vector=None, image_known=None),
+        users=replace(
+            users, history_mask=torch.zeros_like(users.history_mask), profile=torch.zeros_like(users.profile),
+            context=torch.zeros_like(now)[:, None],
+        ),
+    )  # fmt: skip
+    torch.testing.assert_close(model.train()(batch), model.eval()(bare), rtol=0, atol=1e-6)
+
+
 def test_a_pruner_with_sources_is_loaded_to_the_bit(tmp_path):
     torch.manual_seed(0)
     text = TextEncoder.build(WORDS, vocab_size=50)

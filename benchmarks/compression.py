@@ -68,16 +68,16 @@ class Answers:
         return float((self.items[:, :SHOWN] == other.items[:, :SHOWN]).all(axis=1).mean())
 
     def gap(self, other: "Answers", total: int) -> float:
-        """Largest difference in score of a candidate that both have."""
+        """Largest difference in score of a candidate that both have; NaN where no request has the same candidates."""
         dense = []
         for one in (self, other):
             table = np.full((len(one.items), total + 1), np.nan, dtype=np.float32)
             np.put_along_axis(table, np.where(one.items < 0, total, one.items), one.scores, 1)
             dense.append(table[:, :total])
-        alike = slice(None)
+        alike = np.ones(len(self.items), dtype=np.bool_)
         if self.proposed is not None and other.proposed is not None:
             alike = (self.proposed == other.proposed).all(1)
-        return float(np.nanmax(np.abs(dense[0] - dense[1])[alike]))
+        return float(np.nanmax(np.abs(dense[0] - dense[1])[alike])) if alike.any() else float("nan")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -311,10 +311,10 @@ class _Block(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             query, key, value = parts.permute(2, 0, 3, 1, 4)
             query = query * query.shape[-1] ** -0.5
-            theirs = query @ key[:, :, :count].transpose(-1, -2)
-            theirs = theirs.masked_fill(~users[:, None, None], float("-inf"))
+            hole = torch.zeros_like(users, dtype=query.dtype).masked_fill(~users, float("-inf"))[:, None, None]
+            theirs = query @ key[:, :, :count].transpose(-1, -2) + hole
             own = (query * key).sum(-1, keepdim=True)
             own = torch.cat([torch.full_like(own[:, :, :count], float("-inf")), own[:, :, count:]], dim=2)
             weights = torch.cat([theirs, own], dim=-1).softmax(-1)
-            mixed = weights[..., :count] @ value[:, :, :count] + weights[..., count:] * value
+            mixed = weights @ F.pad(value[:, :, :count], (0, 0, 0, 1)) + weights[..., count:] * value
         return mixed.transpose(1, 2).reshape(rows, length, width)

@@ -68,8 +68,8 @@ class PrunerConfig:
     """Whether the pruner is told how often each of a candidate's category values stood in the history (joint
     transformer)."""
     matches: bool = False
-    """Whether a candidate's sources are multiplied by the same sources of the history's items, by the profile and by
-    the moment, beside attention (joint transformer)."""
+    """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
+    last, the profile and the moment, beside attention (joint transformer)."""
     targets: dict[str, list[str]] = field(default_factory=dict)
     """Other targets than the one that lists are ordered by: a name, and the events that make it true, e.g. {click:
     [click, cart, purchase]} or {love: ["5"]}. Each is a head of its own, with a probability of its own (joint
@@ -201,7 +201,7 @@ class Pruner(nn.Module):
         return logits.masked_fill(~real[..., None], float("-inf"))
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, C]."""
+        """[B, K, C] `habits` of each candidate; C is 0 where the config has none."""
         codes, users, sizes = batch.items.category, batch.users, self.sizes.item_category
         if self.habits is None or codes is None:
             return batch.retriever_score.new_zeros(*batch.candidate.shape, 0 if self.habits is None else len(sizes))

@@ -28,7 +28,7 @@ _GROUPS, _GROUP_ROWS = 4, 8
 _WASTE = 1.15
 """Padded tokens for each real one from which on packing is faster than one padded call."""
 _CPU_TOKENS, _GPU_TOKENS = 2048, 32768
-"""Tokens that are encoded at one time: on a CPU 2,048 are 1.1 times as fast as 8,192 (benchmarks/peers.py)."""
+"""Tokens that are encoded at one time: on a CPU 2,048 are as fast as more, in less memory (benchmarks/step.py)."""
 _WIDE = 128
 """Width from which on packing is faster than groups: below it, a token's products are too small to pay for the cut."""
 

@@ -42,7 +42,8 @@ class OptimConfig:
 def make_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = True) -> torch.optim.AdamW:
     """AdamW over the trained parameters: encoders at their own rates, and only matrices decayed.
 
-    `fused` takes all of a weight's update in one pass over memory: on two cores MiniLM's take a fifth of the time (benchmarks/step.py).
+    `fused` takes all of a weight's update in one pass over memory: MiniLM's take a fifth of the time on
+    two cores (benchmarks/step.py).
     """
     embeddings = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     own = {"text": config.text_lr, "image": config.image_lr}

@@ -108,12 +108,11 @@ class JointEncoder(nn.Module):
         users, mask = self._users(batch, items, hidden)
         sources = self._sources(batch, items, hidden, evidence)
         matches = self._matches(batch, items, hidden, sources)
-        fused = self.fusion(torch.stack([*sources.values(), *matches.values()], dim=-2)) + self.kind.weight[CANDIDATE]
-        x = torch.cat([users, fused], dim=1)
-        x = self.dropout(x)
+        fused = self.fusion([*sources.values(), *matches.values()]) + self.kind.weight[CANDIDATE]
+        x = self.dropout(torch.cat([users, fused], dim=1))
         for block in self.blocks:
-            x = block(x, mask)
-        return self.norm(x[:, users.shape[1] :].float())
+            x = block(x, mask, judging=block is self.blocks[-1])
+        return self.norm(x[:, -fused.shape[1] :].float())
 
     def partly_hidden(self, batch: PrunerBatch) -> PrunerBatch:
         """In training, history, profile, moment, reviews and ads of a share `hide` of the requests are gone, each drawn
@@ -298,23 +297,29 @@ class _Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, users: Tensor) -> Tensor:
-        """[B, U + K, D]; `users` [B, U] are the real ones of the user's tokens, which stand first."""
-        x = x + self.dropout(self.out(self._attend(self.norm_attention(x), users)))
+    def forward(self, x: Tensor, users: Tensor, *, judging: bool) -> Tensor:
+        """[B, U + K, D]; `users` [B, U] are the real ones of the user's tokens, which stand first. `judging` gives the
+        candidates alone, [B, K, D]: nobody asks the last block for a user's tokens.
+        """
+        first = users.shape[1] if judging else 0
+        x = x[:, first:] + self.dropout(self.out(self._attend(self.norm_attention(x), users, first)))
         return x + self.dropout(self.down(F.gelu(self.up(self.norm_feedforward(x)))))
 
-    def _attend(self, x: Tensor, users: Tensor) -> Tensor:
-        """Everyone sees the user's real tokens, a candidate itself too: (U + K) x (U + 1) scores, not (U + K)^2."""
+    def _attend(self, x: Tensor, users: Tensor, first: int) -> Tensor:
+        """Tokens from the first on. Everyone sees the user's real tokens, a candidate itself too: (U + K) x (U + 1)
+        scores, not (U + K)^2.
+        """
         rows, length, width = x.shape
         count = users.shape[1]
         parts = self.qkv(x).float().view(rows, length, 3, self.heads, width // self.heads)
         with torch.autocast(x.device.type, enabled=False):
             query, key, value = parts.permute(2, 0, 3, 1, 4)
-            query = query * query.shape[-1] ** -0.5
+            query = query[:, :, first:] * query.shape[-1] ** -0.5
             hole = torch.zeros_like(users, dtype=query.dtype).masked_fill(~users, float("-inf"))[:, None, None]
             theirs = query @ key[:, :, :count].transpose(-1, -2) + hole
-            own = (query * key).sum(-1, keepdim=True)
-            own = torch.cat([torch.full_like(own[:, :, :count], float("-inf")), own[:, :, count:]], dim=2)
+            own = (query * key[:, :, first:]).sum(-1, keepdim=True)
+            nobody = torch.full_like(own[:, :, : count - first], float("-inf"))
+            own = torch.cat([nobody, own[:, :, count - first :]], dim=2)
             weights = torch.cat([theirs, own], dim=-1).softmax(-1)
-            mixed = weights @ F.pad(value[:, :, :count], (0, 0, 0, 1)) + weights[..., count:] * value
-        return mixed.transpose(1, 2).reshape(rows, length, width)
+            mixed = weights @ F.pad(value[:, :, :count], (0, 0, 0, 1)) + weights[..., count:] * value[:, :, first:]
+        return mixed.transpose(1, 2).reshape(rows, length - first, width)

@@ -180,7 +180,16 @@ def test_attention_over_the_users_tokens_and_itself_is_that_over_all_with_a_mask
     seen = seen | F.pad(users, (0, 5))[:, None]
     query, key, value = block.qkv(x).view(3, 9, 3, 2, 8).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None])
-    torch.testing.assert_close(block._attend(x, users), mixed.transpose(1, 2).reshape(3, 9, 16))
+    whole = mixed.transpose(1, 2).reshape(3, 9, 16)
+    for first in (0, 4):  # all tokens, and the candidates alone
+        torch.testing.assert_close(block._attend(x, users, first), whole[:, first:])
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_a_joint_transformer_of_any_depth_judges_each_candidate(layers):
+    batch = make_batch()
+    model = joint(replace(SMALL, layers=layers))
+    assert model(batch).shape == batch.candidate.shape
 
 
 def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():

@@ -178,7 +178,7 @@ class Journey:
         roles: dict[str, Any] = {
             "root": f"{self.folder}/tables", "cache": f"{self.folder}/cache",
             "items": {"text": ["title", "words"], "category": ["kind"], "number": ["price"]},
-            "users": {"category": ["age", "town"], "number": ["visits"]},
+            "users": {"category": ["age", "town", "orders"], "number": ["visits"], "bands": {"orders": 3}},
             "interactions": {"event": "event", "target_events": ["buy"], "context": ["page"]},
             "queries": {"user": "user_id", "order": "timestamp"}, "relevance": {"grade": "grade"},
             "split": {"by": "last", "second": 1, "valid_queries": 0.3}, "history": {"max_items": 20},
@@ -222,7 +222,7 @@ def write_shop_tables(folder: Path, *, users: int = 40, items: int = 60) -> None
         "users": {
             "user_id": [f"u{user:03d}" for user in range(users)], "age": rng.choice(["18-24", "25-34"], users),
             "town": [None if user % 7 == 0 else f"town {user % 3}" for user in range(users)],
-            "visits": rng.random(users),
+            "visits": rng.random(users), "orders": [None if user % 9 == 0 else user % 8 for user in range(users)],
         },
         "interactions": {
             "user_id": np.repeat([f"u{user:03d}" for user in range(users)], 12),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ class Codes:
     item_number: dict[str, list[float]] = field(default_factory=dict)
     user_category: dict[str, list[str]] = field(default_factory=dict)
     user_number: dict[str, list[float]] = field(default_factory=dict)
+    user_bands: dict[str, list[float]] = field(default_factory=dict)
+    """Where the numbers of a user's category column are cut into ranges: its values are the names of these."""
     context: dict[str, list[str]] = field(default_factory=dict)
     cycles: dict[str, float] = field(default_factory=dict)
     """Periods of the context columns whose values go round."""
@@ -64,12 +67,15 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
             raise InputError(
                 f"data.interactions.cycles: {name!r} holds {words[0]!r}, which is no number; leave it out."
             )
+    bands = {name: cut_points(tables.users[name], count) for name, count in users.bands.items()}
+    own = {name: _values(split_cells(tables.users, name, {})) for name in users.category if name not in bands}
     return Codes(
         item_ids=tables.items[items.id].to_list(),
         item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
         item_number={name: scale(tables.items[name]) for name in items.number},
-        user_category={name: _values(split_cells(tables.users, name, {})) for name in users.category},
+        user_category={name: band_names(bands[name]) if name in bands else own[name] for name in users.category},
         user_number={name: scale(tables.users[name]) for name in users.number},
+        user_bands=bands,
         context={name: moment[name] for name in roles.context},
         cycles=dict(roles.cycles),
         event=moment[roles.event] if roles.event else [],
@@ -109,6 +115,39 @@ def check_columns(codes: Codes, config: DataConfig) -> None:
         raise InputError(
             "data.interactions.event is not set, and the model was trained with events; name their column."
         )
+
+
+def cut_points(column: pl.Series, count: int) -> list[float]:
+    """Where the numbers of a users' column are cut so that about as many lie in each of `count` ranges, fewer ranges
+    where many numbers are equal. A range holds its lower end. Raises InputError where they are no numbers.
+    """
+    if not column.dtype.is_numeric():
+        raise InputError(f"data.users.bands: {column.name!r} holds {column.dtype}; expected numbers. Leave it out.")
+    known = column.cast(pl.Float64).fill_nan(None).drop_nulls()
+    places = {known.quantile(number / count, "lower") for number in range(1, count)}
+    return sorted(place for place in places if place is not None and place > known.min())
+
+
+def band_names(points: list[float]) -> list[str]:
+    """Of the ranges, the lowest first."""
+    if not points:
+        return ["any"]
+    between = [f"{low:g} to under {high:g}" for low, high in pairwise(points)]
+    return [f"under {points[0]:g}", *between, f"from {points[-1]:g}"]
+
+
+def in_bands(frame: pl.DataFrame, bands: dict[str, list[float]]) -> pl.DataFrame:
+    """The same table with names of ranges in place of numbers; null where there is no number."""
+
+    def named(column: pl.Series, points: list[float]) -> pl.Series:
+        numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
+        names = pl.Series(band_names(points), dtype=pl.String)
+        place = np.searchsorted(points, numbers.fill_null(0.0).to_numpy(), side="right")
+        return (
+            names.gather(place).zip_with(numbers.is_not_null(), pl.Series([None], dtype=pl.String)).alias(column.name)
+        )
+
+    return frame.with_columns(named(frame[name], points) for name, points in bands.items() if name in frame.columns)
 
 
 def _words(rows: pl.LazyFrame | None, column: str) -> list[str]:

@@ -13,7 +13,16 @@ import numpy as np
 import polars as pl
 
 from recsys.data.checked import Checked, checked_path
-from recsys.data.codes import Codes, category_codes, check_columns, fit_codes, scale, scaled_numbers, split_cells
+from recsys.data.codes import (
+    Codes,
+    category_codes,
+    check_columns,
+    fit_codes,
+    in_bands,
+    scale,
+    scaled_numbers,
+    split_cells,
+)
 from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.notes import Notes, note_scales, read_notes
@@ -158,7 +167,7 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
         catalogue=_catalogue(items, config, known),
         histories=histories,
         queries=_queries(tables, config, histories),
-        profile=category_codes(tables.users, known.user_category, {}),
+        profile=category_codes(in_bands(tables.users, known.user_bands), known.user_category, {}),
         profile_number=scaled_numbers(tables.users, known.user_number),
         notes=read_notes(tables, config, known),
         hash=digest,

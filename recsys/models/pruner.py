@@ -64,9 +64,10 @@ class PrunerConfig:
     context: bool = True
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
-    habits: bool = False
-    """Whether the pruner is told how often each of a candidate's category values stood in the history (joint
-    transformer)."""
+    habits: list[str] = field(default_factory=list)
+    """Columns of data.items.category of which the pruner is told how often a candidate's value stood in the history
+    (joint transformer): of tastes that nothing else tells. Of a column that the profile or the moment answers for, the
+    count would only say it again, less surely."""
     matches: bool = False
     """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
     last, the profile and the moment, beside attention (joint transformer)."""
@@ -148,10 +149,11 @@ class Pruner(nn.Module):
         self.lexical = lexical
         text_width = text.width if text else 0
         image_width = image.width if image else 0
-        columns = len(sizes.item_category) if config.habits else 0
-        if config.habits and not columns:
-            raise InputError("model.habits counts values; name columns in data.items.category, or leave it out.")
-        shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + columns)
+        if not set(config.habits) <= set(sizes.item_columns):
+            known = ", ".join(sizes.item_columns) or "none"
+            raise InputError(f"model.habits is {config.habits}; expected columns of data.items.category ({known}).")
+        self.counted = [sizes.item_columns.index(name) for name in config.habits]
+        shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + len(self.counted))
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         width = 1 if config.late else width
@@ -168,7 +170,7 @@ class Pruner(nn.Module):
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
-        self.habits = nn.Parameter(torch.zeros(columns)) if columns else None
+        self.habits = nn.Parameter(torch.zeros(len(self.counted))) if self.counted else None
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
@@ -201,10 +203,11 @@ class Pruner(nn.Module):
         return logits.masked_fill(~real[..., None], float("-inf"))
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, C] `habits` of each candidate; C is 0 where the config has none."""
-        codes, users, sizes = batch.items.category, batch.users, self.sizes.item_category
-        if self.habits is None or codes is None:
-            return batch.retriever_score.new_zeros(*batch.candidate.shape, 0 if self.habits is None else len(sizes))
+        """[B, K, C] `habits` of each candidate in the C columns that are counted."""
+        codes, users = batch.items.category, batch.users
+        if not self.counted or codes is None:
+            return batch.retriever_score.new_zeros(*batch.candidate.shape, len(self.counted))
+        codes, sizes = codes[:, self.counted], [self.sizes.item_category[column] for column in self.counted]
         shown = users.history_mask & (users.history < len(codes))
         history = codes[users.history.clamp_max(len(codes) - 1)] * shown[..., None, None]
         return habits(history, codes[batch.candidate.clamp_min(0)], sizes)

@@ -76,6 +76,8 @@ class Sizes:
 
     items: int
     item_category: list[int] = field(default_factory=list)
+    item_columns: list[str] = field(default_factory=list)
+    """Names of those columns; empty where nobody asks for one by its name."""
     item_number: int = 0
     user_category: list[int] = field(default_factory=list)
     user_number: int = 0

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from recsys.data.codes import in_bands
 from recsys.data.requests import Requests
 from recsys.metrics.bootstrap import mean_interval, resample_weights
 from recsys.metrics.diversity import group_share
@@ -70,9 +71,9 @@ def _by_users(
 ) -> list[dict[str, Any]]:
     """For each category column of the users: nDCG, and the share of items beyond the head that they are shown."""
     beyond = np.nan_to_num(group_share(shown, segments > 0))
-    found = []
+    found, people = [], in_bands(cascade.data.tables.users, cascade.data.codes.user_bands)
     for column in cascade.config.users.category:
-        cells = cascade.data.tables.users[column]
+        cells = people[column]
         if cells.dtype.is_nested():
             continue  # who has several values is in no group
         groups = cells.cast(pl.String).fill_null(MISSING).gather(users).to_list()

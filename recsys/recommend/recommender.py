@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from recsys.config import parse_run, read_part
+from recsys.data.codes import in_bands
 from recsys.data.prepare import Histories, Queries
 from recsys.data.requests import Requests
 from recsys.errors import InputError, nearest
@@ -148,7 +149,9 @@ class Recommender:
         users, filters = self.cascade.config.users, self.cascade.data.filters
         limits = {} if filters is None else dict.fromkeys(name for name in (users.region, users.age) if name)
         _check_names(profile, {**codes.user_category, **codes.user_number, **limits}, "profile")
-        category = [[_code(known, profile.get(name))] for name, known in codes.user_category.items()]
+        banded = in_bands(pl.DataFrame({name: [profile.get(name)] for name in codes.user_bands}), codes.user_bands)
+        given = {**profile, **{column.name: column[0] for column in banded}}
+        category = [[_code(known, given.get(name))] for name, known in codes.user_category.items()]
         number = [
             (float(profile[name]) - middle) / spread if profile.get(name) is not None else np.nan
             for name, (middle, spread) in codes.user_number.items()

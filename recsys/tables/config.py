@@ -72,10 +72,23 @@ class UsersConfig:
     id: str = "user_id"
     category: list[str] = field(default_factory=list)
     number: list[str] = field(default_factory=list)
+    bands: dict[str, int] = field(default_factory=dict)
+    """Category columns of numbers, each with how many ranges of about as many users it is cut into, e.g. {age: 8}: what
+    is learnt of one year of age is then not learnt of thirty people alone."""
     region: str | None = None
     """Column with the user's region, written as in items.region; who has none is listed what is sold anywhere."""
     age: str | None = None
     """Number column: years; one without an age is listed nothing that has a limit."""
+
+    def __post_init__(self) -> None:
+        for name, count in self.bands.items():
+            if name not in self.category:
+                known = f"it is for columns of users.category.{nearest(name, self.category)}"
+                raise InputError(f"data.users.bands names {name!r}; {known}")
+            if name in self.number:
+                raise InputError(f"data.users.number and data.users.bands both name {name!r}; leave it out of one.")
+            if count < 2:
+                raise InputError(f"data.users.bands: {name!r} is cut into {count}; expected 2 ranges or more.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -301,7 +301,8 @@ def sizes(data: Prepared, vocab: int) -> Sizes:
     codes = data.codes
     return Sizes(
         items=len(codes.item_ids),
-        item_category=[len(values) for values in codes.item_category.values()], item_number=len(codes.item_number),
+        item_category=[len(values) for values in codes.item_category.values()], item_columns=list(codes.item_category),
+        item_number=len(codes.item_number),
         user_category=[len(values) for values in codes.user_category.values()], user_number=len(codes.user_number),
         context=[len(values) for values in codes.context.values()], turns=turns(codes), event=len(codes.event),
         vocab=vocab,

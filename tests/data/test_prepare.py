@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recsys.data import histories as layout
-from recsys.data.codes import Codes, turns
+from recsys.data.codes import Codes, band_names, cut_points, in_bands, turns
 from recsys.data.histories import assert_no_leak
 from recsys.data.prepare import content_hash, hash_share, prepare
 from recsys.data.split import SECOND, STAGES, TEST, TRAIN, VALID
@@ -600,3 +600,42 @@ def test_words_do_not_go_round(tmp_path):
 def test_a_cycle_of_no_column_or_without_a_period_is_refused(cycles, message):
     with pytest.raises(InputError, match=message):
         InteractionsConfig(context=["hour"], cycles=cycles)
+
+
+def test_numbers_of_users_are_cut_into_ranges_that_hold_about_as_many(tmp_path):
+    ages = [*map(float, range(16, 76)), None, float("nan")]
+    users = {"user_id": [f"u{number}" for number in range(len(ages))], "age": ages}
+    folder = write(tmp_path / "tables", items=ITEMS, users=users, interactions={**INTERACTIONS, "user_id": ["u0"] * 3})
+    data = prepare(settings(folder, users=UsersConfig(category=["age"], bands={"age": 4})))
+    names = ["under 30", "30 to under 45", "45 to under 60", "from 60"]
+    assert data.codes.user_category == {"age": names}
+    assert data.profile[:, 0, 0].tolist() == [*(1 + (age >= 30) + (age >= 45) + (age >= 60) for age in ages[:-2]), 0, 0]
+    data.codes.save(tmp_path / "codes.json")
+    assert Codes.load(tmp_path / "codes.json") == data.codes
+    assert prepare(settings(folder, users=UsersConfig(category=["age"])), data.codes).profile.tolist() == (
+        data.profile.tolist()
+    )
+
+
+@pytest.mark.parametrize("numbers", [[1, 1, 1, 1], [1, 1, 1, 9], [5], [1, 2, 3, 4, 5, 6, 7, 8, 9], []])
+def test_every_number_lies_in_one_range_and_no_range_is_empty(numbers):
+    column = pl.Series("n", numbers, dtype=pl.Int64)
+    points = cut_points(column, 4)
+    found = in_bands(column.to_frame(), {"n": points})["n"].to_list()
+    assert set(found) == set(band_names(points)) or not numbers
+    assert found == [band_names(points)[sum(number >= point for point in points)] for number in numbers]
+
+
+def test_words_are_not_cut_into_ranges_nor_are_columns_that_are_not_named(tmp_path):
+    users = {"user_id": ["u", "v"], "town": ["a", "b"]}
+    folder = write(tmp_path / "tables", items=ITEMS, users=users, interactions=INTERACTIONS)
+    with pytest.raises(InputError, match=r"bands: 'town' holds String; expected numbers"):
+        prepare(settings(folder, users=UsersConfig(category=["town"], bands={"town": 4})))
+    wrong = [
+        ({"tow": 4}, "bands names 'tow'"),
+        ({"town": 1}, "cut into 1; expected 2"),
+        ({"age": 4}, "both name 'age'"),
+    ]
+    for bands, message in wrong:
+        with pytest.raises(InputError, match=message):
+            UsersConfig(category=["town", "age"], number=["age"], bands=bands)

@@ -23,8 +23,8 @@ from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 
 WORDS = TextConfig(model="config:", mode="full", width=128, layers=1, heads=2, max_tokens=24)
 SIZES = Sizes(
-    items=20, item_category=[4, 6], item_number=2, user_category=[3, 2], user_number=1, context=[5],
-    turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0,
+    items=20, item_category=[4, 6], item_columns=["kind", "brand"], item_number=2, user_category=[3, 2], user_number=1,
+    context=[5], turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0,
 )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def test_a_pruner_of_every_source_gives_the_same_logits_whatever_a_batch_lacks(t
     config = PrunerConfig(
         width=16, layers=1, heads=2, history=4, text=replace(WORDS, model="somewhere", mode="frozen"),
         image=ImageConfig(model="somewhere"), fusion="attention", notes=3, targets={"click": ["click"]},
-        habits=True, matches=True,
+        habits=["brand"], matches=True,
     )  # fmt: skip
     model = Pruner(config, SIZES, words(), vector_width=8, lexical=True, image=pictures()).eval()
     for weight in model.parameters():  # what starts as zero has its say too

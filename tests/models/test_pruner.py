@@ -12,13 +12,16 @@ from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, save_pruner
 from recsys.models.decision import Calibration, Meaning
+from recsys.models.habits import habits
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import _Block
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
 
-SIZES = Sizes(items=20, item_category=[4], item_number=1, user_category=[3, 2], context=[5], event=2)
+SIZES = Sizes(
+    items=20, item_category=[4], item_columns=["kind"], item_number=1, user_category=[3, 2], context=[5], event=2
+)  # fmt: skip
 SMALL = PrunerConfig(width=16, layers=2, heads=2, history=4)
 FROZEN = TextConfig(model="somewhere", mode="frozen")
 WORDS = TextConfig(model="config:", mode="full", width=16, layers=1, heads=2, max_tokens=16)
@@ -74,7 +77,7 @@ def crossed(*, trained: bool = True) -> Pruner:
 
 
 def matching(*, trained: bool = True) -> Pruner:
-    return joint(replace(SMALL, habits=True, matches=True), trained=trained)
+    return joint(replace(SMALL, habits=["kind"], matches=True), trained=trained)
 
 
 def with_opinion(model: Pruner) -> Pruner:
@@ -193,11 +196,27 @@ def test_a_joint_transformer_of_any_depth_judges_each_candidate(layers):
 
 
 def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
-    for setting, message in (("habits", "name columns in data.items.category"), ("matches", "give them texts")):
+    cases = (
+        ({"habits": ["kind"]}, r"\['kind'\]; expected columns of data.items.category \(none\)"),
+        ({"matches": True}, "give them"),
+    )
+    for setting, message in cases:
         with pytest.raises(InputError, match=message):
-            Pruner(replace(SMALL, **{setting: True}), Sizes(items=20), None, vector_width=8)
+            Pruner(replace(SMALL, **setting), Sizes(items=20), None, vector_width=8)
         with pytest.raises(InputError, match="are for the joint transformer"):
-            replace(SMALL, text=WORDS, **{setting: True})
+            replace(SMALL, text=WORDS, **setting)
+
+
+def test_the_columns_that_are_named_are_counted_and_no_others():
+    torch.manual_seed(0)
+    batch = make_batch()
+    batch = replace(batch, items=replace(batch.items, category=torch.randint(0, 5, (ITEMS, 3, 2))))
+    sizes = replace(SIZES, item_category=[4, 4, 4], item_columns=["kind", "brand", "style"])
+    one = Pruner(replace(SMALL, habits=["style", "kind"]), sizes, None, vector_width=8)
+    users, codes = batch.users, batch.items.category
+    history = codes[users.history] * users.history_mask[..., None, None]
+    every = habits(history, codes[batch.candidate.clamp_min(0)], sizes.item_category)
+    assert torch.equal(one._habits(batch), every[..., [2, 0]])
 
 
 def test_a_search_in_the_history_is_read_as_its_query():
@@ -373,7 +392,7 @@ def test_sources_are_hidden_in_training_alone_each_by_itself():
 
 @torch.no_grad()
 def test_what_training_hides_is_what_inference_lacks():
-    model, batch = seeing(hide=1 - 1e-7, dropout=0.0, habits=True, matches=True), sourced()
+    model, batch = seeing(hide=1 - 1e-7, dropout=0.0, habits=["kind"], matches=True), sourced()
     torch.nn.init.normal_(model.habits)
     users, items = batch.users, batch.items
     now = users.context[torch.arange(ROWS), users.history_mask.sum(1)]

@@ -24,7 +24,7 @@ def past(cascade: Cascade, user: int, end: int) -> tuple[list[str], list[str]]:
 
 
 def profile(cascade: Cascade, user: int) -> dict:
-    return cascade.data.tables.users.select("age", "town", "visits").row(user, named=True)
+    return cascade.data.tables.users.select("age", "town", "orders", "visits").row(user, named=True)
 
 
 def expect_equal(found: list[Recommendation], cascade: Cascade, lists: Lists, row: int) -> None:
@@ -99,7 +99,13 @@ def test_the_list_is_as_long_as_asked_for(shop):
 
 
 @pytest.mark.parametrize(
-    "change", [{"context": {"page": "search"}}, {"profile": {"age": "18-24"}}, {"profile": {"visits": 0.9}}]
+    "change",
+    [
+        {"context": {"page": "search"}},
+        {"profile": {"age": "18-24"}},
+        {"profile": {"visits": 0.9}},
+        {"profile": {"orders": 2}},
+    ],
 )
 def test_moment_and_profile_change_the_answer(shop, change):
     plain, changed = shop.recommend(["i003", "i010"]), shop.recommend(["i003", "i010"], **change)
@@ -117,7 +123,7 @@ def test_a_value_that_training_has_not_seen_is_none(shop):
         ({"history": ["i0333"]}, r"Unknown item 'i0333' in the history.*such as 'i000'\. Did you mean 'i033'"),
         ({"history": [3]}, r"Unknown item 3 in the history; expected an item's id, such as 'i000'\.$"),
         ({"history": [], "context": {"pge": "home"}}, r"Unknown context column 'pge'\. Did you mean 'page'"),
-        ({"history": [], "profile": {"size": 3}}, r"Unknown profile column 'size'.*age, town, visits"),
+        ({"history": [], "profile": {"size": 3}}, r"Unknown profile column 'size'.*age, town, orders, visits"),
         ({"history": ["i003"], "events": []}, "0 events for 1 items"),
     ],
 )

@@ -49,7 +49,8 @@ def test_rarely_taken_items_are_marked(served, users):
 
 def test_profiles_leave_out_what_is_not_known(users):
     assert all(
-        set(user["profile"]) <= {"age", "town", "visits"} and "None" not in user["profile"].values() for user in users
+        set(user["profile"]) <= {"age", "town", "orders", "visits"} and "None" not in user["profile"].values()
+        for user in users
     )
 
 

@@ -123,9 +123,9 @@ def cut_points(column: pl.Series, count: int) -> list[float]:
     """
     if not column.dtype.is_numeric():
         raise InputError(f"data.users.bands: {column.name!r} holds {column.dtype}; expected numbers. Leave it out.")
-    known = column.cast(pl.Float64).fill_nan(None).drop_nulls()
-    places = {known.quantile(number / count, "lower") for number in range(1, count)}
-    return sorted(place for place in places if place is not None and place > known.min())
+    known = np.sort(column.cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy())
+    places = {float(known[len(known) * number // count]) for number in range(1, count if len(known) else 0)}
+    return sorted(place for place in places if place > known[0])
 
 
 def band_names(points: list[float]) -> list[str]:

@@ -607,9 +607,9 @@ def test_numbers_of_users_are_cut_into_ranges_that_hold_about_as_many(tmp_path):
     users = {"user_id": [f"u{number}" for number in range(len(ages))], "age": ages}
     folder = write(tmp_path / "tables", items=ITEMS, users=users, interactions={**INTERACTIONS, "user_id": ["u0"] * 3})
     data = prepare(settings(folder, users=UsersConfig(category=["age"], bands={"age": 4})))
-    names = ["under 30", "30 to under 45", "45 to under 60", "from 60"]
+    names = ["under 31", "31 to under 46", "46 to under 61", "from 61"]
     assert data.codes.user_category == {"age": names}
-    assert data.profile[:, 0, 0].tolist() == [*(1 + (age >= 30) + (age >= 45) + (age >= 60) for age in ages[:-2]), 0, 0]
+    assert data.profile[:, 0, 0].tolist() == [*(1 + (age >= 31) + (age >= 46) + (age >= 61) for age in ages[:-2]), 0, 0]
     data.codes.save(tmp_path / "codes.json")
     assert Codes.load(tmp_path / "codes.json") == data.codes
     assert prepare(settings(folder, users=UsersConfig(category=["age"])), data.codes).profile.tolist() == (

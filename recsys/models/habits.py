@@ -3,15 +3,16 @@
 import torch
 from torch import Tensor
 
-_PRIOR = 0.5  # entries that each value is taken to have been met before the history begins
+_PRIOR = 2.0  # entries that each value is taken to have been met before the history begins
 
 
 def habits(history: Tensor, candidates: Tensor, sizes: list[int]) -> Tensor:
     """[B, K, C] float32: log of a value's share of the history, over an even share; 0 without a history or a value.
 
-    share(v) = (n(v) + 1/2) / (n + size / 2), the expected share of a multinomial with Jeffreys' prior. A cell of
-    several values counts in parts, and is worth their mean share. What attention has to find out of thousands of
-    purchases is given here, with one weight for each column.
+    share(v) = (n(v) + 2) / (n + 2 size), the expected share of a multinomial with a Dirichlet prior. Half an entry
+    (Jeffreys) in place of two makes too much of what was not met in a history of some twenty, and one weight for all
+    counts cannot mend that. A cell of several values counts in parts, and is worth their mean share. What attention
+    has to find out of thousands of purchases is given here, with one weight for each column.
 
     Args:
         history: [B, H, C, V] int64 codes of the history's items; 0 where there is nothing.

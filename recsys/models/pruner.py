@@ -65,9 +65,9 @@ class PrunerConfig:
     """Whether the context columns of the moment are used, where there are some (joint transformer)."""
 
     habits: list[str] = field(default_factory=list)
-    """Columns of data.items.category of which the pruner is told how often a candidate's value stood in the history
-    (joint transformer): of tastes that nothing else tells. Of a column that the profile or the moment answers for, the
-    count would only say it again, less surely."""
+    """Columns of data.items.category of which the pruner is told how often a candidate's value stood in the history,
+    for each kind of event (joint transformer): of tastes that nothing else tells. Of a column that the profile or the
+    moment answers for, the count would only say it again, less surely."""
     matches: bool = False
     """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
     last, the profile and the moment, beside attention (joint transformer)."""
@@ -153,7 +153,8 @@ class Pruner(nn.Module):
             known = ", ".join(sizes.item_columns) or "none"
             raise InputError(f"model.habits is {config.habits}; expected columns of data.items.category ({known}).")
         self.counted = [sizes.item_columns.index(name) for name in config.habits]
-        shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + len(self.counted))
+        met = len(self.counted) * (sizes.event + 1)
+        shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + met)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
         width = 1 if config.late else width
@@ -170,7 +171,7 @@ class Pruner(nn.Module):
         joint = config.evidence == "joint"
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
-        self.habits = nn.Parameter(torch.zeros(len(self.counted))) if self.counted else None
+        self.habits = nn.Parameter(torch.zeros(met)) if met else None
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
@@ -190,7 +191,7 @@ class Pruner(nn.Module):
         evidence = batch.evidence
         if evidence is None:
             evidence = retriever_evidence(batch, real, lexical=self.lexical)
-        met = self._habits(batch)  # [B, K, C]
+        met = self._habits(batch)
         told = torch.cat([evidence, met], dim=-1)
         found = self._text_states(batch, real, states) if self.joint is None else self.joint(batch, told)
         with torch.autocast(found.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
@@ -203,14 +204,18 @@ class Pruner(nn.Module):
         return logits.masked_fill(~real[..., None], float("-inf"))
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, C] `habits` of each candidate in the C columns that are counted."""
-        codes, users = batch.items.category, batch.users
-        if not self.counted or codes is None:
-            return batch.retriever_score.new_zeros(*batch.candidate.shape, len(self.counted))
+        """[B, K, M] `habits` of each candidate in the columns that are counted, of each kind of event; the first: of
+        an unknown kind.
+        """
+        codes, users, kinds = batch.items.category, batch.users, self.sizes.event + 1
+        if self.habits is None or codes is None:
+            return batch.retriever_score.new_zeros(*batch.candidate.shape, len(self.counted) * kinds)
         codes, sizes = codes[:, self.counted], [self.sizes.item_category[column] for column in self.counted]
         shown = users.history_mask & (users.history < len(codes))
-        history = codes[users.history.clamp_max(len(codes) - 1)] * shown[..., None, None]
-        return habits(history, codes[batch.candidate.clamp_min(0)], sizes)
+        history, candidates = codes[users.history.clamp_max(len(codes) - 1)], codes[batch.candidate.clamp_min(0)]
+        event = torch.zeros_like(users.history) if users.event is None else users.event
+        mine = [history * (shown & (event == kind))[..., None, None] for kind in range(kinds)]
+        return torch.cat([habits(one, candidates, sizes) for one in mine], dim=-1)
 
     @torch.no_grad()
     def weigh(self, evidence: list[float], head: float) -> None:

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from recsys.errors import InputError
@@ -41,7 +43,7 @@ def share_out(
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     number = context.Value("i", 0)
-    count = min(workers, len(pieces))
+    count, others = min(workers, len(pieces)), multiprocessing.active_children()
     with ProcessPoolExecutor(count, context, initializer=_begin, initargs=(open_work, number)) as pool:
         try:
             waiting = {pool.submit(_make, make, piece): piece for piece in pieces}
@@ -51,7 +53,19 @@ def share_out(
             remedy = "run the same command again, with fewer --workers if memory was short"
             raise InputError(f"One of {count} workers was killed. What was finished is kept; {remedy}.") from error
         finally:
-            pool.shutdown(cancel_futures=True)  # what is in work is finished
+            pool.shutdown(wait=False, cancel_futures=True)  # what is in work is finished
+            _see_off([one for one in multiprocessing.active_children() if one not in others])
+
+
+def _see_off(workers: Sequence[BaseProcess]) -> None:
+    """Wait until all have ended. One that is killed while it waits for a piece takes the lock that the others wait for
+    with it, and Python's pool, once it has told them to end, does not look whether they can.
+    """
+    while living := [one for one in workers if one.is_alive()]:
+        if any(one.exitcode for one in workers):
+            for one in living:
+                one.terminate()
+        wait([one.sentinel for one in living])
 
 
 def _begin(open_work: Callable[[int], Any], number: Any) -> None:

@@ -11,14 +11,14 @@ def test_a_value_is_worth_the_log_of_its_share_over_an_even_one():
     history = torch.tensor([[[[1]], [[1]], [[3]], [[0]]]])  # value 1 twice, value 3 once, one place empty
     candidates = torch.tensor([[[[1]], [[2]], [[3]], [[0]]]])
     found = habits(history, candidates, [4])[0, :, 0]
-    share = [4 * (count + 0.5) / (3 + 2) for count in (2, 0, 1)]
+    share = [4 * (count + 2) / (3 + 4 * 2) for count in (2, 0, 1)]
     assert torch.allclose(found, torch.tensor([*map(math.log, share), 0.0]))
 
 
 def test_a_cell_of_several_values_counts_in_parts_and_is_worth_their_mean_share():
     history = torch.tensor([[[[1, 2]], [[1, 0]]]])
     candidates = torch.tensor([[[[1, 2]], [[2, 0]]]])
-    share = [2 * (1.5 + 0.5) / 3, 2 * (0.5 + 0.5) / 3]
+    share = [2 * (1.5 + 2) / 6, 2 * (0.5 + 2) / 6]
     expected = [math.log(sum(share) / 2), math.log(share[1])]
     assert torch.allclose(habits(history, candidates, [2])[0, :, 0], torch.tensor(expected))
 

@@ -207,16 +207,17 @@ def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
             replace(SMALL, text=WORDS, **setting)
 
 
-def test_the_columns_that_are_named_are_counted_and_no_others():
+def test_the_columns_that_are_named_are_counted_for_each_kind_of_event_and_no_others():
     torch.manual_seed(0)
     batch = make_batch()
     batch = replace(batch, items=replace(batch.items, category=torch.randint(0, 5, (ITEMS, 3, 2))))
     sizes = replace(SIZES, item_category=[4, 4, 4], item_columns=["kind", "brand", "style"])
     one = Pruner(replace(SMALL, habits=["style", "kind"]), sizes, None, vector_width=8)
     users, codes = batch.users, batch.items.category
-    history = codes[users.history] * users.history_mask[..., None, None]
-    every = habits(history, codes[batch.candidate.clamp_min(0)], sizes.item_category)
-    assert torch.equal(one._habits(batch), every[..., [2, 0]])
+    for kind in range(3):
+        history = codes[users.history] * (users.history_mask & (users.event == kind))[..., None, None]
+        every = habits(history, codes[batch.candidate.clamp_min(0)], sizes.item_category)
+        assert torch.equal(one._habits(batch)[..., 2 * kind : 2 * kind + 2], every[..., [2, 0]])
 
 
 def test_a_search_in_the_history_is_read_as_its_query():

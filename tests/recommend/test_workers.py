@@ -1,12 +1,14 @@
 """Several processes share out pieces of work; a piece that is finished stays."""
 
+import multiprocessing
 import os
 import signal
+from multiprocessing.synchronize import Event, Lock
 
 import pytest
 
 from recsys.errors import InputError
-from recsys.recommend.workers import share_out
+from recsys.recommend.workers import _see_off, share_out
 
 
 def open_number(worker: int) -> tuple[int, int]:
@@ -52,3 +54,22 @@ def test_the_sentence_of_a_worker_is_said_by_the_parent():
 def test_a_worker_that_is_killed_is_one_sentence():
     with pytest.raises(InputError, match=r"One of 2 workers was killed\. What was finished is kept.*fewer --workers"):
         list(share_out(range(8), 2, open_number, die_at_three))
+
+
+def hold(lock: Lock, taken: Event) -> None:
+    with lock:
+        taken.set()
+        signal.pause()
+
+
+def test_who_is_killed_with_the_lock_that_the_others_wait_for_keeps_nobody_waiting():
+    context = multiprocessing.get_context("spawn")
+    lock, taken, never = context.Lock(), context.Event(), context.Event()
+    first = context.Process(target=hold, args=(lock, taken), daemon=True)
+    first.start()
+    assert taken.wait(60)
+    second = context.Process(target=hold, args=(lock, never), daemon=True)
+    second.start()
+    os.kill(first.pid or 0, signal.SIGKILL)
+    _see_off([first, second])
+    assert [first.exitcode, second.exitcode] == [-signal.SIGKILL, -signal.SIGTERM]

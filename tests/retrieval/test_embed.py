@@ -104,8 +104,8 @@ def test_a_model_without_texts_has_no_reader_of_texts(opened):
 
 
 def test_columns_that_the_model_was_not_trained_with_are_refused(journey, config):
-    other = replace(config, users=replace(config.users, category=["town"]))
-    with pytest.raises(InputError, match=r"trained with data\.users\.category: \['age', 'town'\]; this config has"):
+    other = replace(config, users=replace(config.users, category=["town"], bands={}))
+    with pytest.raises(InputError, match=r"trained with data\.users\.category: \['age', 'town', 'orders'\]; this"):
         OpenRetriever.open(journey.folder / "runs/retriever", other)
 
 

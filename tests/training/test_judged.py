@@ -63,7 +63,7 @@ def run_of(config: DataConfig, folder: Path, **changes) -> PrunerRun:
         "task": "pruner", "name": "small", "runs": str(folder / "runs"), "data": config,
         "model": PrunerConfig(width=16, layers=1, heads=2, history=12), "calibrate": 0.2,
         "loss": LossMix(listwise=0.0, pointwise=1.0), "loader": LoaderConfig(batch_size=32),
-        "optim": OptimConfig(epochs=15, lr=1e-2), "trainer": TrainerConfig(accelerator="cpu", threads=1), **changes,
+        "optim": OptimConfig(epochs=15, lr=6e-3), "trainer": TrainerConfig(accelerator="cpu", threads=1), **changes,
     }  # fmt: skip
     return PrunerRun(**values)
 
@@ -167,7 +167,7 @@ def test_a_run_without_judgements_is_not_ablated_so(tmp_path):
 
 
 def test_other_targets_have_heads_and_probabilities_of_their_own(config, tmp_path):
-    targets = {"seen": ["1", "2", "3", "4", "5"], "loved": ["5"], "hated": ["1"]}
+    targets = {"seen": ["1", "2", "3", "4", "5"], "loved": ["5"], "hated": ["1", "2"]}
     model = PrunerConfig(width=16, layers=1, heads=2, history=12, targets=targets)
     folder = train_pruner(run_of(config, tmp_path, model=model))
     found = {one["name"]: one["metrics"] for one in json.loads((folder / "results.json").read_text())["stages"]}

@@ -31,7 +31,7 @@ def make_fusion(kind: FusionKind, sources: int, width: int) -> nn.Module:
 
 class _Sum(nn.Module):
     def forward(self, sources: Sequence[Tensor]) -> Tensor:
-        return reduce(torch.add, sources)  # stacked and summed, it would cost more than the layers of a small pruner
+        return reduce(torch.add, sources)  # no copy of them all
 
 
 class _Concat(nn.Module):

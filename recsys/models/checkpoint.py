@@ -86,6 +86,7 @@ def load_pruner(folder: Path) -> Pruner:
     content = read_config(folder, "pruner")
     with _described(folder):
         values: dict[str, Any] = content["config"]
+        values = {**values, "habits": values.get("habits") or []}  # false in models of an earlier version
         text = TextConfig(**values["text"]) if values["text"] else None
         image = ImageConfig(**values["image"]) if values.get("image") else None
         config, sizes = PrunerConfig(**{**values, "text": text, "image": image}), Sizes(**content["sizes"])

@@ -95,6 +95,8 @@ class PrunerConfig:
         if self.split and (self.split < 0 or self.late or not self.reads_pairs):
             expected = "0, or layers of a cross-encoder: with text.mode lora or full, and without model.late"
             raise InputError(f"model.split is {self.split}; expected {expected}.")
+        if not isinstance(self.habits, list):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"model.habits is {self.habits}; expected a list of columns of data.items.category.")
         if (self.habits or self.matches) and self.reads_pairs:
             raise InputError("model.habits and model.matches are for the joint transformer; set text.mode: frozen.")
         if self.targets and self.reads_pairs:

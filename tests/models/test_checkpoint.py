@@ -201,6 +201,15 @@ def test_a_pruner_that_is_described_wrongly_is_refused(pruner: Path, key: str, v
         load_pruner(pruner)
 
 
+def test_a_pruner_of_a_version_that_counted_all_columns_or_none_is_loaded_or_refused(pruner: Path) -> None:
+    config = json.loads((pruner / "config.json").read_text())["config"]
+    change(pruner, config={**config, "habits": False})
+    assert load_pruner(pruner).config.habits == []
+    change(pruner, config={**config, "habits": True})
+    with pytest.raises(InputError, match="expected a list of columns"):
+        load_pruner(pruner)
+
+
 def test_a_model_with_pictures_is_equal_to_the_bit_and_its_encoder_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
     torch.manual_seed(0)
     image = ImageConfig(model="config:", mode="full", pixels=16, layers=1, width=4)

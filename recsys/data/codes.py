@@ -68,12 +68,15 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
                 f"data.interactions.cycles: {name!r} holds {words[0]!r}, which is no number; leave it out."
             )
     bands = {name: cut_points(tables.users[name], count) for name, count in users.bands.items()}
-    own = {name: _values(split_cells(tables.users, name, {})) for name in users.category if name not in bands}
+
+    def user_values(name: str) -> list[str]:
+        return band_names(bands[name]) if name in bands else _values(split_cells(tables.users, name, {}))
+
     return Codes(
         item_ids=tables.items[items.id].to_list(),
         item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
         item_number={name: scale(tables.items[name]) for name in items.number},
-        user_category={name: band_names(bands[name]) if name in bands else own[name] for name in users.category},
+        user_category={name: user_values(name) for name in users.category},
         user_number={name: scale(tables.users[name]) for name in users.number},
         user_bands=bands,
         context={name: moment[name] for name in roles.context},
@@ -143,9 +146,8 @@ def in_bands(frame: pl.DataFrame, bands: dict[str, list[float]]) -> pl.DataFrame
         numbers = column.cast(pl.Float64, strict=False).fill_nan(None)
         names = pl.Series(band_names(points), dtype=pl.String)
         place = np.searchsorted(points, numbers.fill_null(0.0).to_numpy(), side="right")
-        return (
-            names.gather(place).zip_with(numbers.is_not_null(), pl.Series([None], dtype=pl.String)).alias(column.name)
-        )
+        nobody = pl.Series([None], dtype=pl.String)
+        return names.gather(place).zip_with(numbers.is_not_null(), nobody).alias(column.name)
 
     return frame.with_columns(named(frame[name], points) for name, points in bands.items() if name in frame.columns)
 

@@ -12,7 +12,7 @@ def habits(history: Tensor, candidates: Tensor, sizes: list[int]) -> Tensor:
     share(v) = (n(v) + 2) / (n + 2 size), the expected share of a multinomial with a Dirichlet prior. Half an entry
     (Jeffreys) in place of two makes too much of what was not met in a history of some twenty, and one weight for all
     counts cannot mend that. A cell of several values counts in parts, and is worth their mean share. What attention
-    has to find out of thousands of purchases is given here, with one weight for each column.
+    has to find out of thousands of purchases is given here.
 
     Args:
         history: [B, H, C, V] int64 codes of the history's items; 0 where there is nothing.

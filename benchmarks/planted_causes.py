@@ -9,8 +9,8 @@ factor of e more, at least, than without any other. At most MOST (2000) of them.
 
 Each source is taken away by what tells the models of it: text by words and the column of the brand, image by the
 picture, profile by age and region, context by the moment, reviews and ads by these, sequence by the last purchase.
-Named is the source whose absence costs the item most, beside what it costs the list's candidates on average: what lifts
-them all is no cause of one. A loved category is told by words, picture, column and history alike; no source could be
+Named is the source that is worth most to the item (`recsys/recommend/shares.py`, as explanations have it), beside what it
+is worth to the list's candidates on average: what lifts them all is no cause of one. A loved category is told by words, picture, column and history alike; no source could be
 named for it.
 """
 
@@ -30,8 +30,9 @@ from recsys.data.sources.shop.write import draw_shop
 from recsys.metrics.bootstrap import paired_bootstrap
 from recsys.recommend.cascade import Cascade
 from recsys.recommend.counterfactual import Counterfactuals
-from recsys.recommend.deletions import Asked, Unit
+from recsys.recommend.deletions import Unit
 from recsys.recommend.settings import InferRun
+from recsys.recommend.shares import shared_worths
 from recsys.recommend.words import Words
 
 REFERENCES = 20  # candidates of each list, at even distances, that an item's loss is measured beside
@@ -74,16 +75,12 @@ def deletions(cascade: Cascade, without: Counterfactuals, request: int) -> list[
 
 def worths(cascade: Cascade, without: Counterfactuals, pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     """[n, 7] what each source is worth to each item, and to the references of its list on average."""
-    gone = {request: [frozenset(), *deletions(cascade, without, request)] for request, _ in pairs}
+    gone = {request: deletions(cascade, without, request) for request, _ in pairs}
     picks = np.linspace(0, without.found.items.shape[1] - 1, REFERENCES).round().astype(int)
-    lists = {request: [int(without.found.items[request, at]) for at in picks] for request in gone}
-    own = [Asked(request, item, one) for request, item in pairs for one in gone[request]]
-    others = [Asked(request, item, one) for request in gone for item in lists[request] for one in gone[request]]
-    scores = without.scores([*own, *others])
-    mine = scores[: len(own)].reshape(len(pairs), -1)
-    mean = scores[len(own) :].reshape(len(gone), REFERENCES, -1).mean(1)
-    mean = mean[np.searchsorted(np.array(sorted(gone)), [request for request, _ in pairs])]
-    return mine[:, :1] - mine[:, 1:], mean[:, :1] - mean[:, 1:]
+    others = [(request, int(without.found.items[request, at])) for request in gone for at in picks]
+    found = np.stack(shared_worths(without, [*pairs, *others], [gone[request] for request, _ in [*pairs, *others]]))
+    mean = dict(zip(gone, found[len(pairs) :].reshape(len(gone), REFERENCES, -1).mean(1), strict=True))
+    return found[: len(pairs)], np.stack([mean[request] for request, _ in pairs])
 
 
 def main(run: Path, seed: int, most: int) -> None:

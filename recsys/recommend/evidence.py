@@ -1,7 +1,8 @@
 """What carried the score of each recommendation: pieces of evidence, each with its worth.
 
 The worth of a piece is the score with it minus the score without it (leave-one-out). Of long texts only those words are
-left out that integrated gradients propose.
+left out that integrated gradients propose. Whole sources, which can stand in for one another, share what they are worth
+(`shares.py`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from recsys.recommend.cascade import Cascade, read_sources
 from recsys.recommend.counterfactual import Counterfactuals
 from recsys.recommend.deletions import Asked, Kind, Unit, entry_keys
 from recsys.recommend.gradients import item_words
+from recsys.recommend.shares import shared_worths
 from recsys.recommend.words import Words, is_chinese
 from recsys.retrieval.candidates import Found
 
@@ -36,7 +38,7 @@ class Evidence:
     value: str
     """What it says: title or query, the word, the column's value; empty for a source."""
     worth: float
-    """Score with it minus score without it."""
+    """Score with it minus score without it; of a source, its share."""
     event: str = ""
     """Of an item of the history: what was done with it last, where that is known; "target" where it is only known that
     it was had."""
@@ -119,10 +121,12 @@ class Explainer:
     def explain(self, without: Counterfactuals, pairs: Sequence[tuple[int, int]]) -> list[Explained]:
         """The evidence of (request, item) pairs."""
         parts, base = self.gradients(without, pairs), without.scores([Asked(*pair) for pair in pairs])
-        worths = self.worths(without, pairs, self.units(without, pairs, parts), base)
+        pieces = [[unit for unit in own if unit.kind != "source"] for own in self.units(without, pairs, parts)]
+        worths = self.worths(without, pairs, pieces, base)
+        shares = shared_worths(without, pairs, [[frozenset({source}) for source in self.sources]] * len(pairs))
         return [
-            self._explained(without, pair, float(score), worth, part)
-            for pair, score, worth, part in zip(pairs, base, worths, parts, strict=True)
+            self._explained(without, pair, float(score), {**worth, **dict(zip(self.sources, share, strict=True))}, part)
+            for pair, score, worth, share, part in zip(pairs, base, worths, shares, parts, strict=True)
         ]
 
     def units(

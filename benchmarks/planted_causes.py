@@ -9,9 +9,9 @@ factor of e more, at least, than without any other. At most MOST (2000) of them.
 
 Each source is taken away by what tells the models of it: text by words and the column of the brand, image by the
 picture, profile by age and region, context by the moment, reviews and ads by these, sequence by the last purchase.
-Named is the source that is worth most to the item (`recsys/recommend/shares.py`, as explanations have it), beside what it
-is worth to the list's candidates on average: what lifts them all is no cause of one. A loved category is told by words, picture, column and history alike; no source could be
-named for it.
+Named is the source that is worth most to the item (`recsys/recommend/shares.py`, as explanations have it), beside
+what it is worth to the list's candidates on average: what lifts them all is no cause of one. A loved category is told
+by words, picture, column and history alike; no source could be named for it.
 """
 
 import sys

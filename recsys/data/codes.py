@@ -105,7 +105,7 @@ def check_columns(codes: Codes, config: DataConfig) -> None:
     roles = config.interactions
     sections = {
         "items.category": (config.items.category, codes.item_category),
-        "items.number": (config.items.numbers, codes.item_number),
+        "items.number": (config.items.numbers(codes.event), codes.item_number),
         "users.category": (config.users.category, codes.user_category),
         "users.number": (config.users.number, codes.user_number),
         "interactions.context": (roles.context, codes.context),

@@ -5,6 +5,7 @@ Row n of a table is index n everywhere after this file; ids come back only when 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,19 @@ from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.shards import one_at_a_time
-from recsys.tables import POPULARITY, DataConfig, Tables
+from recsys.tables import DataConfig, Tables
+from recsys.tables.config import ItemsConfig
 from recsys.tables.door import admit
 from recsys.tables.images import pictures_digest
 from recsys.tables.inspection import inspect
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the layout on disk; a change makes old caches unused."""
 
 _FILTERS = [("items", "stock"), ("items", "region"), ("items", "age_limit"), ("users", "region"), ("users", "age")]
+
+_USUAL = 10.0
+"""Interactions that are as usual, which every item is taken to have had (`items.events`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +158,10 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
     known = codes or replace(fit_codes(tables, config), notes=note_scales(tables, config))
     layout = Path(config.cache) / f"layout-{digest[:20]}"
     histories = None if tables.interactions is None else open_histories(tables, config, known, layout)
-    items = tables.items
-    if config.items.popularity:
-        items = items.with_columns(_times_taken(len(items), histories))
-        if codes is None:
-            own = {**known.item_number, POPULARITY: scale(items[POPULARITY])}
-            known = replace(known, item_number=own)
+    items = tables.items.with_columns(_counted(len(tables.items), config.items, histories, known.event))
+    if codes is None:
+        own = {name: scale(items[name]) for name in config.items.numbers(known.event)}
+        known = replace(known, item_number=own)
     if checked is None:
         Checked.of(seen, digest).write(place)
     return Prepared(
@@ -198,8 +201,9 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     roles = asdict(config)
     for ignored in ("root", "tables", "cache", "history", "policy"):
         roles.pop(ignored)
-    if not config.items.popularity:
-        roles["items"].pop("popularity")
+    for name in ("popularity", "events"):
+        if not roles["items"][name]:
+            roles["items"].pop(name)
     for table, name in _FILTERS:  # a data set without filters has the hash that it always had
         if roles[table][name] is None:
             roles[table].pop(name)
@@ -214,14 +218,28 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     return digest
 
 
-def _times_taken(items: int, histories: Histories | None) -> pl.Series:
-    """The log of 1 + train interactions of each item; null without interactions."""
+def _counted(items: int, roles: ItemsConfig, histories: Histories | None, events: Sequence[str]) -> list[pl.Series]:
+    """Numbers of each item that the train interactions tell; null without interactions.
+
+    The share of a kind of event is that of a multinomial whose prior is the shares among all items.
+    """
+    names = replace(roles, number=[]).numbers(events)
     if histories is None:
-        return pl.Series(POPULARITY, [None] * items, dtype=pl.Float64)
-    stage, target = histories.stage, histories.target
-    return pl.Series(
-        POPULARITY, np.log1p(histories.item_counts(items, lambda rows: (stage[rows] == TRAIN) & target[rows]))
-    )
+        return [pl.Series(name, [None] * items, dtype=pl.Float64) for name in names]
+    stage, target, event = histories.stage, histories.target, histories.event
+    found = list[np.ndarray]()
+    if roles.popularity:
+        found.append(np.log1p(histories.item_counts(items, lambda rows: (stage[rows] == TRAIN) & target[rows])))
+    if roles.events:
+        kinds = [
+            histories.item_counts(items, lambda rows, code=code: (stage[rows] == TRAIN) & (event[rows] == code))
+            for code in range(1, len(events) + 1)
+        ]
+        counts = np.stack(kinds, axis=1) if kinds else np.zeros((items, 0))
+        usual = (counts.sum(0) + 1) / (counts.sum() + max(len(kinds), 1))
+        shares = (counts + _USUAL * usual) / (counts.sum(1, keepdims=True) + _USUAL)
+        found += list(np.log(shares / usual).T)
+    return [pl.Series(name, values) for name, values in zip(names, found, strict=True)]
 
 
 def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:

@@ -68,10 +68,12 @@ def _by_time(config: SplitConfig) -> pl.Expr:
 
 
 def _reserve_second(rows: pl.LazyFrame, count: int) -> pl.LazyFrame:
-    """The last `count` train targets, with what follows them in train, of each user who keeps more than that."""
+    """The last `count` train targets, with what follows them in train, of each user; of one who would keep no more than
+    that, as many as leave him more.
+    """
     target = pl.col("target") & (pl.col("stage") == TRAIN)
     total = target.sum().over("user")
-    reserved = target & (_targets_from(target) <= count) & (total > 2 * count)
+    reserved = target & (_targets_from(target) <= pl.min_horizontal(count, (total - 1) // 2))
     second = pl.when(pl.col("stage") == TRAIN).then(reserved.cast(pl.Int8)).cum_max().over("user")
     return rows.with_columns(stage=pl.when(pl.col("stage") == TRAIN).then(second).otherwise(pl.col("stage")))
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 _PRIOR = 2.0  # entries that each value is taken to have been met before the history begins
+EVENTS = "events"
+"""In the place of a column: how the history's entries share out over the kinds of event."""
 
 
 def habits(history: Tensor, candidates: Tensor, sizes: list[int]) -> Tensor:
@@ -32,3 +34,15 @@ def habits(history: Tensor, candidates: Tensor, sizes: list[int]) -> Tensor:
         mean = (found * there).sum(-1) / there.sum(-1).clamp_min(1)
         parts.append(torch.where(there.any(-1), mean, 1.0).log())
     return torch.stack(parts, dim=-1)
+
+
+def event_shares(event: Tensor, shown: Tensor, kinds: int) -> Tensor:
+    """[B, kinds] float32: log of each kind's share of the history, over an even share, with the same prior.
+
+    Args:
+        event: [B, H] int64 codes from 0.
+        shown: [B, H] bool, which entries there are.
+        kinds: number of codes.
+    """
+    counts = torch.stack([(shown & (event == kind)).sum(1) for kind in range(kinds)], dim=-1) + _PRIOR
+    return (kinds * counts / counts.sum(-1, keepdim=True)).log()

@@ -48,7 +48,8 @@ class JointConfig:
 
 
 class JointEncoder(nn.Module):
-    """PrunerBatch -> [B, K, D] states of the candidates, normalised, float32; those of padding mean nothing.
+    """PrunerBatch -> [B, K, D] states of the candidates, normalised, and [B, K, D] fusions of their sources as they are
+    before any layer; float32; those of padding mean nothing.
 
     A candidate is the fusion of its sources. One that is not there, or is hidden in training, is a learnt vector.
     """
@@ -102,7 +103,7 @@ class JointEncoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, batch: PrunerBatch, evidence: Tensor) -> Tensor:
+    def forward(self, batch: PrunerBatch, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """`evidence` [B, K, E] is what the sources say of each candidate (`retriever_evidence`)."""
         items, hidden = self._items(batch.items, batch.item_vector), self._hidden(batch)
         users, mask = self._users(batch, items, hidden)
@@ -112,7 +113,7 @@ class JointEncoder(nn.Module):
         x = self.dropout(torch.cat([users, fused], dim=1))
         for block in self.blocks:
             x = block(x, mask, judging=block is self.blocks[-1])
-        return self.norm(x[:, -fused.shape[1] :].float())
+        return self.norm(x[:, -fused.shape[1] :].float()), fused.float()
 
     def partly_hidden(self, batch: PrunerBatch) -> PrunerBatch:
         """In training, history, profile, moment, reviews and ads of a share `hide` of the requests are gone, each drawn

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from recsys.batch import ApartBatch, PrunerBatch
@@ -21,7 +22,7 @@ from recsys.errors import InputError
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
 from recsys.models.dropout import Dropout
 from recsys.models.fusion import FusionKind
-from recsys.models.habits import habits
+from recsys.models.habits import EVENTS, event_shares, habits
 from recsys.models.image import ImageEncoder
 from recsys.models.joint import JointConfig, JointEncoder
 from recsys.models.late import best_matches
@@ -67,10 +68,14 @@ class PrunerConfig:
     habits: list[str] = field(default_factory=list)
     """Columns of data.items.category of which the pruner is told how often a candidate's value stood in the history,
     for each kind of event (joint transformer): of tastes that nothing else tells. Of a column that the profile or the
-    moment answers for, the count would only say it again, less surely."""
+    moment answers for, the count would only say it again, less surely. `events` in the place of a column: how the
+    history's entries share out over the kinds of event, whatever the candidate; whether somebody is easily pleased."""
     matches: bool = False
     """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
     last, the profile and the moment, beside attention (joint transformer)."""
+    wide: bool = False
+    """Whether a candidate's sources, summed, also speak to the logit past all layers (joint transformer; Wide & Deep,
+    Cheng et al. 2016): layers normalise, so that much of one source leaves less room for the others."""
     targets: dict[str, list[str]] = field(default_factory=dict)
     """Other targets than the one that lists are ordered by: a name, and the events that make it true, e.g. {click:
     [click, cart, purchase]} or {love: ["5"]}. Each is a head of its own, with a probability of its own (joint
@@ -97,8 +102,10 @@ class PrunerConfig:
             raise InputError(f"model.split is {self.split}; expected {expected}.")
         if not isinstance(self.habits, list):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"model.habits is {self.habits}; expected a list of columns of data.items.category.")
-        if (self.habits or self.matches) and self.reads_pairs:
-            raise InputError("model.habits and model.matches are for the joint transformer; set text.mode: frozen.")
+        if (self.habits or self.matches or self.wide) and self.reads_pairs:
+            raise InputError(
+                "model.habits, model.matches and model.wide are for the joint transformer; set text.mode: frozen."
+            )
         if self.targets and self.reads_pairs:
             raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
         for name, events in self.targets.items():
@@ -151,11 +158,13 @@ class Pruner(nn.Module):
         self.lexical = lexical
         text_width = text.width if text else 0
         image_width = image.width if image else 0
-        if not set(config.habits) <= set(sizes.item_columns):
+        if not set(config.habits) <= {EVENTS, *sizes.item_columns}:
             known = ", ".join(sizes.item_columns) or "none"
-            raise InputError(f"model.habits is {config.habits}; expected columns of data.items.category ({known}).")
-        self.counted = [sizes.item_columns.index(name) for name in config.habits]
-        met = len(self.counted) * (sizes.event + 1)
+            raise InputError(
+                f"model.habits is {config.habits}; expected columns of data.items.category ({known}), or {EVENTS}."
+            )
+        self.counted = [sizes.item_columns.index(name) for name in config.habits if name in sizes.item_columns]
+        met = len(config.habits) * (sizes.event + 1)
         shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + met)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
@@ -174,6 +183,7 @@ class Pruner(nn.Module):
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
         self.habits = nn.Parameter(torch.zeros(met)) if met else None
+        self.wide = nn.Parameter(torch.zeros(width)) if config.wide else None
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
         self.decision = DecisionConfig()
@@ -195,10 +205,12 @@ class Pruner(nn.Module):
             evidence = retriever_evidence(batch, real, lexical=self.lexical)
         met = self._habits(batch)
         told = torch.cat([evidence, met], dim=-1)
-        found = self._text_states(batch, real, states) if self.joint is None else self.joint(batch, told)
+        found, fused = (self._text_states(batch, real, states), None) if self.joint is None else self.joint(batch, told)
         with torch.autocast(found.device.type, enabled=False):  # in bf16, neighbours in the list would become equal
             found = self.dropout(self.norm(found.float()))
             logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(found)
+            if self.wide is not None and fused is not None:
+                logits = logits + F.linear(fused, self.wide[None])
             if self.habits is not None:
                 logits = logits + (met @ (_QUICK * self.habits))[..., None]
             if self.others is not None:
@@ -209,15 +221,19 @@ class Pruner(nn.Module):
         """[B, K, M] `habits` of each candidate in the columns that are counted, of each kind of event; the first: of
         an unknown kind.
         """
-        codes, users, kinds = batch.items.category, batch.users, self.sizes.event + 1
-        if self.habits is None or codes is None:
-            return batch.retriever_score.new_zeros(*batch.candidate.shape, len(self.counted) * kinds)
-        codes, sizes = codes[:, self.counted], [self.sizes.item_category[column] for column in self.counted]
-        shown = users.history_mask & (users.history < len(codes))
-        history, candidates = codes[users.history.clamp_max(len(codes) - 1)], codes[batch.candidate.clamp_min(0)]
+        users, kinds, count = batch.users, self.sizes.event + 1, len(batch.items.index)
+        shown = users.history_mask & (users.history < count)
         event = torch.zeros_like(users.history) if users.event is None else users.event
-        mine = [history * (shown & (event == kind))[..., None, None] for kind in range(kinds)]
-        return torch.cat([habits(one, candidates, sizes) for one in mine], dim=-1)
+        found = [batch.retriever_score.new_zeros(*batch.candidate.shape, 0)]
+        if self.counted and batch.items.category is not None:
+            codes, sizes = batch.items.category[:, self.counted], [self.sizes.item_category[at] for at in self.counted]
+            history, candidates = codes[users.history.clamp_max(count - 1)], codes[batch.candidate.clamp_min(0)]
+            mine = [history * (shown & (event == kind))[..., None, None] for kind in range(kinds)]
+            found += [habits(one, candidates, sizes) for one in mine]
+        if len(self.counted) < len(self.config.habits):
+            shares = event_shares(event, shown, kinds)
+            found.append(shares[:, None].expand(*batch.candidate.shape, kinds))
+        return torch.cat(found, dim=-1)
 
     @torch.no_grad()
     def weigh(self, evidence: list[float], head: float) -> None:

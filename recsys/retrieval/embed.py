@@ -134,7 +134,7 @@ def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
     items, users, rows = config.items, config.users, config.interactions
     roles = {
         "items.category": (codes.item_category, items.category),
-        "items.number": (codes.item_number, items.numbers),
+        "items.number": (codes.item_number, items.numbers(codes.event)),
         "users.category": (codes.user_category, users.category),
         "users.number": (codes.user_number, users.number),
         "interactions.context": (codes.context, rows.context),

@@ -1,5 +1,6 @@
 """The roles of a user's columns, as settings: one dataclass a table, and what to do about split, history and faults."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ TABLES = {
 
 POPULARITY = "times taken"
 """Name of the number that `items.popularity` adds."""
+SHARE = "share of "
+"""What the names of the numbers that `items.events` adds begin with; the event follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,10 @@ class ItemsConfig:
     popularity: bool = False
     """Whether how often an item was taken is one more number: the log of 1 + its train interactions (targets, without
     those of the second selection). An item that nobody has met yet has the least, and goes by the rest."""
+    events: bool = False
+    """Whether it is known how an item fared: for each kind of event one more number, the log of its share among the
+    item's train interactions over its share among all, ten interactions that are as usual counted in. 0 where nobody
+    has met it."""
     image: str | None = None
     """Column with a path below the data root, or bytes."""
     separators: dict[str, str] = field(default_factory=dict)
@@ -51,14 +58,16 @@ class ItemsConfig:
     age_limit: str | None = None
     """Number column: years that a user (users.age) must have reached; empty: none."""
 
-    @property
-    def numbers(self) -> list[str]:
-        """Names of all numbers that are known of an item."""
-        return [*self.number, *([POPULARITY] if self.popularity else [])]
+    def numbers(self, events: Sequence[str]) -> list[str]:
+        """Names of all numbers that are known of an item; `events` are the kinds that there are."""
+        taken, fared = [POPULARITY] * self.popularity, [SHARE + event for event in events] * self.events
+        return [*self.number, *taken, *fared]
 
     def __post_init__(self) -> None:
-        if POPULARITY in self.number:
-            raise InputError(f"data.items.number names {POPULARITY!r}; that is what data.items.popularity adds.")
+        for name in self.number:
+            if name == POPULARITY or name.startswith(SHARE):
+                setting = "popularity" if name == POPULARITY else "events"
+                raise InputError(f"data.items.number names {name!r}; that is what data.items.{setting} adds.")
         for name in self.separators:
             if name not in self.category:
                 known = f"it is for columns of items.category.{nearest(name, self.category)}"
@@ -192,7 +201,8 @@ class SplitConfig:
     """First order value, or ISO date, of the valid rows (by: time)."""
     test_from: float | str | None = None
     second: int = 0
-    """Number of each user's last train targets that the retriever is not trained on: the pruner learns from them."""
+    """Number of each user's last train targets that the retriever is not trained on: the pruner learns from them. Fewer
+    where it would be half of his or more."""
     items: str | None = None
     """Column of the items table with the words train, valid, test, for queries about items that nobody has met: valid
     items are not learnt from, and are ranked among themselves; the queries may be the same."""
@@ -272,6 +282,8 @@ class DataConfig:
                 raise InputError(
                     f"data.{given} is set and data.{missing}, which it is compared with, is not; set both."
                 )
+        if self.items.events and self.interactions.event is None:
+            raise InputError("data.items.events counts kinds of event; name their column: data.interactions.event.")
         for name in self.tables:
             if name not in TABLES:
                 raise InputError(

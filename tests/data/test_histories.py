@@ -78,8 +78,11 @@ def plain_stages(rows: list[dict], split: SplitConfig) -> list[int]:
         own = [held.get(id(row), TRAIN) for row in rows]
         own = np.maximum.accumulate(own).tolist()
     train = [place for place, row in enumerate(rows) if row["target"] and own[place] == TRAIN]
-    if split.second and len(train) > 2 * split.second:
-        for place in range(train[-split.second], len(rows)):
+    second = split.second
+    while second and len(train) - second <= second:  # he would keep no more than that
+        second -= 1
+    if second:
+        for place in range(train[-second], len(rows)):
             own[place] = SECOND if own[place] == TRAIN else own[place]
     return own
 

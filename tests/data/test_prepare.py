@@ -314,6 +314,29 @@ def test_how_often_an_item_was_taken_is_one_more_number_that_the_second_selectio
         prepare(plain, data.codes)
 
 
+def test_how_an_item_fared_is_told_by_the_shares_of_its_train_events(tmp_path):
+    plain, _ = made_up(tmp_path / "data", split=SplitConfig(by="last", second=1))
+    config = replace(plain, items=replace(plain.items, events=True))
+    data = prepare(config)
+    counts, rows = np.zeros((20, 3)), data.histories
+    for item, event, stage in zip(rows.item, rows.event, rows.stage, strict=True):
+        counts[item, event - 1] += stage == TRAIN
+    usual = (counts.sum(0) + 1) / (counts.sum() + 3)
+    told = np.log((counts + 10 * usual) / (counts.sum(1, keepdims=True) + 10) / usual)
+    low, middle, high = np.quantile(told, [0.25, 0.5, 0.75], axis=0)
+    np.testing.assert_allclose(data.catalogue.number, (told - middle) / (high - low), rtol=1e-4, atol=1e-5)
+    assert list(data.codes.item_number) == ["share of buy", "share of cart", "share of view"]
+    np.testing.assert_array_equal(prepare(config, data.codes).catalogue.number, data.catalogue.number)
+    assert data.hash != prepare(plain).hash
+    with pytest.raises(InputError, match=r"items\.number"):
+        prepare(plain, data.codes)
+
+
+def test_without_kinds_of_event_nobody_can_be_told_how_an_item_fared(tmp_path):
+    with pytest.raises(InputError, match=r"name their column: data\.interactions\.event"):
+        settings(tmp_path, items=ItemsConfig(text=["title"], events=True))
+
+
 def test_without_interactions_nobody_knows_how_often_an_item_was_taken(tmp_path):
     root = write(tmp_path / "data", items=ITEMS, queries={"query_id": [1], "query": ["hat"]})
     data = prepare(settings(root, items=ItemsConfig(text=["title"], popularity=True)))
@@ -324,6 +347,8 @@ def test_without_interactions_nobody_knows_how_often_an_item_was_taken(tmp_path)
 def test_a_column_may_not_be_called_what_popularity_is_called():
     with pytest.raises(InputError, match=r"that is what data\.items\.popularity adds"):
         ItemsConfig(number=[POPULARITY])
+    with pytest.raises(InputError, match=r"that is what data\.items\.events adds"):
+        ItemsConfig(number=["share of buy"])
 
 
 @pytest.mark.parametrize("end", [None, "train", "second", "valid", "test", 20, "20", "1970-01-01T00:00:20"])

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from recsys.models.habits import habits
+from recsys.models.habits import event_shares, habits
 
 
 def test_a_value_is_worth_the_log_of_its_share_over_an_even_one():
@@ -37,3 +37,10 @@ def test_columns_do_not_touch_one_another():
     for column in range(3):
         own = habits(history[:, :, column : column + 1], candidates[:, :, column : column + 1], [3])
         assert torch.allclose(whole[:, :, column : column + 1], own)
+
+
+def test_a_kind_of_event_is_worth_the_log_of_its_share_over_an_even_one():
+    event, shown = torch.tensor([[2, 2, 0, 1], [1, 1, 1, 1]]), torch.tensor([[True, True, True, False], [False] * 4])
+    share = [3 * (count + 2) / (3 + 3 * 2) for count in (1, 0, 2)]
+    expected = torch.tensor([[*map(math.log, share)], [0.0, 0.0, 0.0]])
+    assert torch.allclose(event_shares(event, shown, 3), expected, atol=1e-6)

@@ -12,9 +12,9 @@ from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
 from recsys.models.checkpoint import load_pruner, save_pruner
 from recsys.models.decision import Calibration, Meaning
-from recsys.models.habits import habits
+from recsys.models.habits import event_shares, habits
 from recsys.models.image import ImageEncoder
-from recsys.models.joint import _Block
+from recsys.models.joint import CANDIDATE, _Block
 from recsys.models.pruner import Pruner, PrunerConfig, retriever_evidence
 from recsys.models.text import TextEncoder
 from recsys.models.towers import Sizes
@@ -77,7 +77,7 @@ def crossed(*, trained: bool = True) -> Pruner:
 
 
 def matching(*, trained: bool = True) -> Pruner:
-    return joint(replace(SMALL, habits=["kind"], matches=True), trained=trained)
+    return joint(replace(SMALL, habits=["kind"], matches=True, wide=True), trained=trained)
 
 
 def with_opinion(model: Pruner) -> Pruner:
@@ -85,6 +85,8 @@ def with_opinion(model: Pruner) -> Pruner:
     torch.nn.init.normal_(model.weights)
     if model.habits is not None:
         torch.nn.init.normal_(model.habits)
+    if model.wide is not None:
+        torch.nn.init.normal_(model.wide)
     return model
 
 
@@ -205,6 +207,19 @@ def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
             Pruner(replace(SMALL, **setting), Sizes(items=20), None, vector_width=8)
         with pytest.raises(InputError, match="are for the joint transformer"):
             replace(SMALL, text=WORDS, **setting)
+    with pytest.raises(InputError, match="are for the joint transformer"):
+        replace(SMALL, text=WORDS, wide=True)
+
+
+def test_what_is_wide_adds_what_the_summed_sources_say_past_all_layers():
+    batch, model = make_batch(), joint(replace(SMALL, wide=True))
+    whole, states = model(batch), []
+    model.joint.fusion.register_forward_hook(lambda _, __, fused: states.append(fused))
+    opinion = model.wide.detach().clone()
+    torch.nn.init.zeros_(model.wide)
+    plain = model(batch)
+    kind = model.joint.kind.weight[CANDIDATE]
+    torch.testing.assert_close((whole - plain)[real(batch)], ((states[0] + kind) @ opinion)[real(batch)])
 
 
 def test_the_columns_that_are_named_are_counted_for_each_kind_of_event_and_no_others():
@@ -218,6 +233,18 @@ def test_the_columns_that_are_named_are_counted_for_each_kind_of_event_and_no_ot
         history = codes[users.history] * (users.history_mask & (users.event == kind))[..., None, None]
         every = habits(history, codes[batch.candidate.clamp_min(0)], sizes.item_category)
         assert torch.equal(one._habits(batch)[..., 2 * kind : 2 * kind + 2], every[..., [2, 0]])
+
+
+@pytest.mark.parametrize("columns", [[], ["kind"]])
+def test_in_the_place_of_a_column_events_tell_how_the_history_shares_out(columns):
+    batch = make_batch()
+    if columns:
+        batch = replace(batch, items=replace(batch.items, category=torch.randint(0, 5, (ITEMS, 1, 2))))
+    sizes = replace(SIZES, item_category=[4] * len(columns), item_columns=columns)
+    found = Pruner(replace(SMALL, habits=["events", *columns]), sizes, None, vector_width=8)._habits(batch)
+    expected = event_shares(batch.users.event, batch.users.history_mask, 3)
+    assert found.shape[-1] == 3 + 3 * len(columns)
+    assert torch.equal(found[..., -3:], expected[:, None].expand(*batch.candidate.shape, 3))
 
 
 def test_a_search_in_the_history_is_read_as_its_query():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, NoteBatch, PrunerBatch, UserBatch
 from recsys.errors import InputError
+from recsys.models.crosses import latest_of_each_kind
 from recsys.models.dropout import Dropout
 from recsys.models.fields import Categories, Numbers, absent
 from recsys.models.fusion import FusionKind, make_fusion
@@ -220,15 +221,12 @@ class JointEncoder(nn.Module):
         """[B, D] of the latest item of each kind of event, each kind turned its own way: what follows what (factorised
         Markov chains, Rendle et al. 2010).
         """
-        users, states = batch.users, items.get("category", torch.stack(list(items.values())).sum(0))
-        real = users.history_mask & (users.history < len(states))
-        event = torch.zeros_like(users.history) if users.event is None else users.event
-        place, found = torch.arange(1, real.shape[1] + 1, device=real.device), []
-        for kind, part in enumerate(self.latest):
-            here = place * (real & (event == kind))
-            last = F.pad(here, (1, 0)).max(1).values  # 0: there is none
-            entry = F.pad(users.history, (1, 0)).gather(1, last[:, None])[:, 0].clamp_max(len(states) - 1)
-            found.append(part(F.embedding(entry, states)) * (last > 0)[:, None])
+        states = items.get("category", torch.stack(list(items.values())).sum(0))
+        latest = latest_of_each_kind(batch.users, len(states), len(self.latest))
+        found = [
+            part(F.embedding(entry, states)) * there[:, None]
+            for part, (entry, there) in zip(self.latest, latest, strict=True)
+        ]
         return torch.stack(found).sum(0)
 
     def _users(self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from recsys.batch import ApartBatch, PrunerBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.errors import InputError
+from recsys.models.crosses import Crosses, latest_of_each_kind
 from recsys.models.decision import KINDS, QUERIES, USERS, Calibration, DecisionConfig, Meaning
 from recsys.models.dropout import Dropout
 from recsys.models.fusion import FusionKind
@@ -33,6 +34,7 @@ from recsys.models.towers import Sizes
 
 _PAIRS = 256  # pairs encoded at one time
 _QUICK = 10.0  # how much faster than the rest the two weights of the retriever's evidence are learnt
+_CROSSES = 3.0  # the same of the weights of crossed values
 _SHARP = 20.0  # what a mean cosine of best matches counts at the start
 _RARE = -4.0  # logit at the start: about one candidate in fifty is right
 
@@ -73,6 +75,9 @@ class PrunerConfig:
     matches: bool = False
     """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
     last, the profile and the moment, beside attention (joint transformer)."""
+    crosses: list[str] = field(default_factory=list)
+    """Columns of data.items.category of which each value has a weight beside each value of the profile, the moment and
+    of these same columns of what was taken last (joint transformer): who likes what is from where."""
     wide: bool = False
     """Whether a candidate's sources, summed, also speak to the logit past all layers (joint transformer; Wide & Deep,
     Cheng et al. 2016): layers normalise, so that much of one source leaves less room for the others."""
@@ -102,9 +107,9 @@ class PrunerConfig:
             raise InputError(f"model.split is {self.split}; expected {expected}.")
         if not isinstance(self.habits, list):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InputError(f"model.habits is {self.habits}; expected a list of columns of data.items.category.")
-        if (self.habits or self.matches or self.wide) and self.reads_pairs:
+        if (self.habits or self.matches or self.crosses or self.wide) and self.reads_pairs:
             raise InputError(
-                "model.habits, model.matches and model.wide are for the joint transformer; set text.mode: frozen."
+                "model.habits, matches, crosses and wide are for the joint transformer; set text.mode: frozen."
             )
         if self.targets and self.reads_pairs:
             raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
@@ -163,6 +168,9 @@ class Pruner(nn.Module):
             raise InputError(
                 f"model.habits is {config.habits}; expected columns of data.items.category ({known}), or {EVENTS}."
             )
+        if not set(config.crosses) <= set(sizes.item_columns):
+            known = ", ".join(sizes.item_columns) or "none"
+            raise InputError(f"model.crosses is {config.crosses}; expected columns of data.items.category ({known}).")
         self.counted = [sizes.item_columns.index(name) for name in config.habits if name in sizes.item_columns]
         met = len(config.habits) * (sizes.event + 1)
         shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + met)
@@ -183,6 +191,8 @@ class Pruner(nn.Module):
         start = [float(joint), 0.0, 0.0] if lexical else [float(joint), 0.0]  # of score, rank and the lexical score
         self.weights = nn.Parameter(torch.tensor(start) / _QUICK, requires_grad=joint)
         self.habits = nn.Parameter(torch.zeros(met)) if met else None
+        self.crossed = [sizes.item_columns.index(name) for name in config.crosses]
+        self.crosses = self._make_crosses() if config.crosses else None
         self.wide = nn.Parameter(torch.zeros(width)) if config.wide else None
         self.meaning: dict[str, Meaning] = dict.fromkeys(KINDS, Meaning())
         self.other_meaning: dict[str, Calibration] = dict.fromkeys(config.targets, Calibration())
@@ -211,11 +221,38 @@ class Pruner(nn.Module):
             logits = (evidence @ (_QUICK * self.weights))[..., None] + self.head(found)
             if self.wide is not None and fused is not None:
                 logits = logits + F.linear(fused, self.wide[None])
+            if self.crosses is not None:
+                logits = logits + self._crosses(self.crosses, batch)[..., None]
             if self.habits is not None:
                 logits = logits + (met @ (_QUICK * self.habits))[..., None]
             if self.others is not None:
                 logits = torch.cat([logits, self.others(found)], dim=-1)
         return logits.masked_fill(~real[..., None], float("-inf"))
+
+    def _make_crosses(self) -> Crosses:
+        sizes, mine = self.sizes, [self.sizes.item_category[at] for at in self.crossed]
+        profile = sizes.user_category if self.config.profile else []
+        moment = sizes.context if self.config.context else []
+        return Crosses([*profile, *moment, *mine * (sizes.event + 1)], mine, _CROSSES)
+
+    def _crosses(self, crosses: Crosses, batch: PrunerBatch) -> Tensor:
+        """[B, K] what profile, moment and the latest items say of the candidates' columns."""
+        users, codes = batch.users, batch.items.category
+        assert codes is not None
+        codes = codes[:, self.crossed]
+        nothing = codes.new_zeros(batch.rows, 1)
+        profile = [nothing] * len(self.sizes.user_category) if users.profile is None else users.profile.unbind(1)
+        moment = [nothing] * len(self.sizes.context)
+        if users.context is not None:
+            now = users.context[torch.arange(batch.rows, device=codes.device), users.history_mask.sum(1)]
+            moment = now[..., None].unbind(1)
+        told = [*profile] * self.config.profile + [*moment] * self.config.context
+        latest = [
+            column
+            for entry, there in latest_of_each_kind(users, len(codes), self.sizes.event + 1)
+            for column in (codes[entry] * there[:, None, None]).unbind(1)
+        ]
+        return crosses([*told, *latest], codes[batch.candidate.clamp_min(0)])
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
         """[B, K, M] `habits` of each candidate in the columns that are counted, of each kind of event; the first: of

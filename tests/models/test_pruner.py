@@ -77,7 +77,7 @@ def crossed(*, trained: bool = True) -> Pruner:
 
 
 def matching(*, trained: bool = True) -> Pruner:
-    return joint(replace(SMALL, habits=["kind"], matches=True, wide=True), trained=trained)
+    return joint(replace(SMALL, habits=["kind"], matches=True, crosses=["kind"], wide=True), trained=trained)
 
 
 def with_opinion(model: Pruner) -> Pruner:
@@ -85,8 +85,9 @@ def with_opinion(model: Pruner) -> Pruner:
     torch.nn.init.normal_(model.weights)
     if model.habits is not None:
         torch.nn.init.normal_(model.habits)
-    if model.wide is not None:
-        torch.nn.init.normal_(model.wide)
+    for part in (model.wide, None if model.crosses is None else model.crosses.table):
+        if part is not None:
+            torch.nn.init.normal_(part)
     return model
 
 
@@ -200,6 +201,7 @@ def test_a_joint_transformer_of_any_depth_judges_each_candidate(layers):
 def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
     cases = (
         ({"habits": ["kind"]}, r"\['kind'\]; expected columns of data.items.category \(none\)"),
+        ({"crosses": ["kind"]}, r"\['kind'\]; expected columns of data.items.category \(none\)"),
         ({"matches": True}, "give them"),
     )
     for setting, message in cases:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys.recommend.counterfactual import Counterfactuals
-from recsys.recommend.deletions import Asked, Gone
+from recsys.recommend.deletions import Asked, Gone, Unit
 
 Pair = tuple[int, int]
 """Number of a request, and row of the items table."""
@@ -33,5 +33,6 @@ def shared_worths(
 
 def _gone(sources: Sequence[Gone]) -> list[Gone]:
     """Nothing; all; each; all but each."""
-    rest = [frozenset[Gone]().union(*sources[:at], *sources[at + 1 :]) for at in range(len(sources))]
-    return [frozenset(), frozenset().union(*sources), *sources, *rest]
+    nothing = frozenset[Unit]()
+    rest = [nothing.union(*sources[:at], *sources[at + 1 :]) for at in range(len(sources))]
+    return [nothing, nothing.union(*sources), *sources, *rest]

@@ -28,7 +28,7 @@ LISTS = {"user_id": ("recommendations", "user"), "query_id": ("results", "query"
 """By the first column of lists: the folder that they lie in, and that of their explanations below explanations/."""
 REASONS = "reasons.json"
 """Beside samples.json: the sentences and the coloured words of the sampled lists, for the report."""
-_RECIPE = 1  # of evidence and sentences; a change makes old ones unused
+_RECIPE = 2  # of evidence and sentences; a change makes old ones unused
 _TOGETHER = 64  # requests that are explained at one time
 
 

@@ -108,6 +108,13 @@ class Features:
             return None
         return reader.notes.batch(candidates, before, reader.count, reader.vectors)
 
+    def neighbours(self, pasts: list[Past], users: np.ndarray, candidates: np.ndarray) -> torch.Tensor | None:
+        """What B users' own histories say of candidates [B, K] (`Neighbours.batch`); None where nobody asks."""
+        known = self.data.neighbours
+        if known is None:
+            return None
+        return known.batch([past.item for past in pasts], [past.event for past in pasts], users, candidates)
+
     def users(
         self, pasts: list[Past], users: np.ndarray, queries: np.ndarray, local: "Local",
         moved: tuple[int, int] | None = None,

@@ -250,6 +250,7 @@ def assemble_lists(
         others=None if others is None else torch.from_numpy(others),
         lexical_score=None if lexical is None else torch.from_numpy(lexical),
         reviews=features.note_batch("reviews", candidates, before), ads=features.note_batch("ads", candidates, before),
+        neighbours=features.neighbours(pasts, requests.users, candidates),
         rank=None if ranks is None else torch.from_numpy(ranks),
         tokens=tokens,
         **texts,

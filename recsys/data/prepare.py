@@ -26,6 +26,7 @@ from recsys.data.codes import (
 )
 from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
+from recsys.data.neighbours import Neighbours, event_values
 from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
@@ -101,6 +102,8 @@ class Prepared:
     """Hash of the content of every table and of the roles."""
     filters: Filters | None = None
     """Which items may be listed for whom; None: all for all."""
+    neighbours: Neighbours | None = None
+    """What items have in common (`items.neighbours`); None: nobody asks."""
     judged: bool = False
     """Whether every interaction is a right or a wrong answer, and splits lie as they like (`interactions.judged`)."""
 
@@ -175,6 +178,7 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
         notes=read_notes(tables, config, known),
         hash=digest,
         filters=Filters.read(tables, config),
+        neighbours=_neighbours(len(items), config, histories, known.event),
         judged=config.interactions.judged,
     )
 
@@ -201,7 +205,7 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     roles = asdict(config)
     for ignored in ("root", "tables", "cache", "history", "policy"):
         roles.pop(ignored)
-    for name in ("popularity", "events"):
+    for name in ("popularity", "events", "neighbours"):
         if not roles["items"][name]:
             roles["items"].pop(name)
     for table, name in _FILTERS:  # a data set without filters has the hash that it always had
@@ -240,6 +244,14 @@ def _counted(items: int, roles: ItemsConfig, histories: Histories | None, events
         shares = (counts + _USUAL * usual) / (counts.sum(1, keepdims=True) + _USUAL)
         found += list(np.log(shares / usual).T)
     return [pl.Series(name, values) for name, values in zip(names, found, strict=True)]
+
+
+def _neighbours(
+    items: int, config: DataConfig, histories: Histories | None, events: Sequence[str]
+) -> Neighbours | None:
+    if not config.items.neighbours or histories is None:
+        return None
+    return Neighbours.of(histories, event_values(events, config.interactions.target_events), items)
 
 
 def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:

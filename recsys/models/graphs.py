@@ -167,6 +167,7 @@ def list_inputs(model: Pruner, joint: JointEncoder) -> dict[str, Input]:
         "candidate": Input(shape=listed, kind="code", below=("items",), least=-1),
         "retriever_score": Input(shape=listed),
         **({"lexical_score": Input(shape=listed)} if model.lexical else {}),
+        **({"neighbours": Input(shape=(*listed, sizes.neighbours))} if sizes.neighbours else {}),
         "item_vector": Input(shape=("items", model.vector_width)),
         "user_vector": Input(shape=("requests", model.vector_width)),
         **{f"users.{name}": one for name, one in _user_inputs(model, joint).items()},

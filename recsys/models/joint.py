@@ -138,7 +138,8 @@ class JointEncoder(nn.Module):
             profile=None if known is None else known.masked_fill(profile[:, None, None], 0),
             profile_number=None if number is None else number.masked_fill(profile[:, None], torch.nan),
         )  # fmt: skip
-        return replace(batch, users=users, reviews=reviews, ads=ads)
+        alike = None if batch.neighbours is None else batch.neighbours.masked_fill(history[:, None, None], 0)
+        return replace(batch, users=users, reviews=reviews, ads=ads, neighbours=alike)
 
     def _hidden(self, batch: PrunerBatch) -> dict[str, Tensor]:
         """[B, 1, 1] bool, drawn anew: from which requests words or pictures are hidden; empty but in training."""

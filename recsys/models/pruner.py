@@ -172,7 +172,7 @@ class Pruner(nn.Module):
             known = ", ".join(sizes.item_columns) or "none"
             raise InputError(f"model.crosses is {config.crosses}; expected columns of data.items.category ({known}).")
         self.counted = [sizes.item_columns.index(name) for name in config.habits if name in sizes.item_columns]
-        met = len(config.habits) * (sizes.event + 1)
+        met = len(config.habits) * (sizes.event + 1) + sizes.neighbours * (not config.reads_pairs)
         shape = _joint_config(config, text_width, image_width, vector_width, evidence=2 + lexical + met)
         self.joint = None if config.reads_pairs else JointEncoder(shape, sizes)
         width = text_width if config.reads_pairs else config.width
@@ -255,8 +255,8 @@ class Pruner(nn.Module):
         return crosses([*told, *latest], codes[batch.candidate.clamp_min(0)])
 
     def _habits(self, batch: PrunerBatch) -> Tensor:
-        """[B, K, M] `habits` of each candidate in the columns that are counted, of each kind of event; the first: of
-        an unknown kind.
+        """[B, K, M] `habits` of each candidate in the columns that are counted, of each kind of event (the first: of an
+        unknown kind), and what is known by alike items.
         """
         users, kinds, count = batch.users, self.sizes.event + 1, len(batch.items.index)
         shown = users.history_mask & (users.history < count)
@@ -270,6 +270,9 @@ class Pruner(nn.Module):
         if len(self.counted) < len(self.config.habits):
             shares = event_shares(event, shown, kinds)
             found.append(shares[:, None].expand(*batch.candidate.shape, kinds))
+        if self.sizes.neighbours and self.joint is not None:
+            alike = batch.neighbours
+            found.append(found[0].new_zeros(*batch.candidate.shape, self.sizes.neighbours) if alike is None else alike)
         return torch.cat(found, dim=-1)
 
     @torch.no_grad()

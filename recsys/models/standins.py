@@ -16,7 +16,7 @@ from recsys.models.towers import Retriever
 
 _NO_NOTES = {"row": -1, "age": 0.0, "vector": 0.0, "number": 0.0}
 _NOTHING: dict[str, float] = {
-    "users.query": -1, "users.query_vector": 0.0, "lexical_score": 0.0,
+    "users.query": -1, "users.query_vector": 0.0, "lexical_score": 0.0, "neighbours": 0.0,
     **{f"{notes}.{field}": value for notes in ("reviews", "ads") for field, value in _NO_NOTES.items()},
 }  # fmt: skip
 """By input, what says that a batch has none: the model gives the same without it."""

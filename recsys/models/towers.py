@@ -90,6 +90,8 @@ class Sizes:
     """Numbers beside each review; None: there are no reviews."""
     ads: int | None = None
     """Likewise."""
+    neighbours: int = 0
+    """Numbers of each candidate that the history tells by alike items."""
 
 
 class Retriever(nn.Module):

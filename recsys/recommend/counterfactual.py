@@ -208,6 +208,7 @@ class Counterfactuals:
             candidate=torch.from_numpy(np.where(block.place >= 0, block.place + len(had), -1)),
             retriever_score=torch.zeros(block.place.shape), label=torch.zeros(block.place.shape),
             reviews=self._notes("reviews", block, before), ads=self._notes("ads", block, before),
+            neighbours=pruner.features.neighbours(pasts, self.requests.users[block.requests], block.asked),
             evidence=torch.from_numpy(told), **self._pair_texts(block, pasts),
         )  # fmt: skip
 

@@ -84,7 +84,9 @@ class Recommender:
         if events is not None and len(events) != len(history):
             raise InputError(f"Found {len(events)} events for {len(history)} items; expected one for each.")
         layout = self._one_history(history, events, context or {})
-        one = replace(self.cascade.data, histories=layout, queries=None, **self._profile(profile or {}))
+        data = self.cascade.data
+        alike = None if data.neighbours is None else data.neighbours.of_a_stranger()
+        one = replace(data, histories=layout, queries=None, neighbours=alike, **self._profile(profile or {}))
         end = np.array([len(history)])
         return self._lists(self.cascade.about(one), top, user=0, query=-1, end=end, moment=end)
 

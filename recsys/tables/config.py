@@ -45,6 +45,10 @@ class ItemsConfig:
     """Whether it is known how an item fared: for each kind of event one more number, the log of its share among the
     item's train interactions over its share among all, ten interactions that are as usual counted in. 0 where nobody
     has met it."""
+    neighbours: bool = False
+    """Whether a candidate is judged by what its user said of alike items: those that the same people took alike in the
+    train interactions (`recsys/data/neighbours.py`; the joint transformer of a pruner reads it). What an event is worth
+    is its own number where all kinds are numbers, else 1 for a target and 0 for another."""
     image: str | None = None
     """Column with a path below the data root, or bytes."""
     separators: dict[str, str] = field(default_factory=dict)
@@ -284,6 +288,8 @@ class DataConfig:
                 )
         if self.items.events and self.interactions.event is None:
             raise InputError("data.items.events counts kinds of event; name their column: data.interactions.event.")
+        if self.items.neighbours and self.interactions.event is None:
+            raise InputError("data.items.neighbours compares events; name their column: data.interactions.event.")
         for name in self.tables:
             if name not in TABLES:
                 raise InputError(

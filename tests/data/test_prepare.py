@@ -332,9 +332,18 @@ def test_how_an_item_fared_is_told_by_the_shares_of_its_train_events(tmp_path):
         prepare(plain, data.codes)
 
 
-def test_without_kinds_of_event_nobody_can_be_told_how_an_item_fared(tmp_path):
-    with pytest.raises(InputError, match=r"name their column: data\.interactions\.event"):
-        settings(tmp_path, items=ItemsConfig(text=["title"], events=True))
+@pytest.mark.parametrize("setting", ["events", "neighbours"])
+def test_without_kinds_of_event_nobody_can_be_told_how_an_item_fared(tmp_path, setting):
+    with pytest.raises(InputError, match=rf"{setting} .*name their column: data\.interactions\.event"):
+        settings(tmp_path, items=ItemsConfig(text=["title"], **{setting: True}))
+
+
+def test_what_items_have_in_common_is_learnt_where_somebody_asks(tmp_path):
+    plain, _ = made_up(tmp_path / "data", split=SplitConfig(by="last", second=1))
+    data = prepare(replace(plain, items=replace(plain.items, neighbours=True)))
+    assert data.neighbours.values[1:].tolist() == [0 if event == "view" else 1 for event in data.codes.event]
+    assert prepare(plain).neighbours is None
+    assert data.hash != prepare(plain).hash
 
 
 def test_without_interactions_nobody_knows_how_often_an_item_was_taken(tmp_path):

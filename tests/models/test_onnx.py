@@ -24,7 +24,7 @@ from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 WORDS = TextConfig(model="config:", mode="full", width=128, layers=1, heads=2, max_tokens=24)
 SIZES = Sizes(
     items=20, item_category=[4, 6], item_columns=["kind", "brand"], item_number=2, user_category=[3, 2], user_number=1,
-    context=[5], turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0,
+    context=[5], turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0, neighbours=4,
 )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def lists(rows: int, columns: int, length: int, queries: int, notes: int) -> Pru
         ),
         items=item_batch(11), item_vector=normal(11, 8), user_vector=normal(rows, 8),
         candidate=integers(0, 11, rows, columns).masked_fill(~columns_real, -1),
-        retriever_score=normal(rows, columns), label=torch.zeros(rows, columns),
+        retriever_score=normal(rows, columns), label=torch.zeros(rows, columns), neighbours=normal(rows, columns, 4),
         reviews=NoteBatch(**said, number=normal(notes, 1), vector=normal(notes, 128)),
         ads=NoteBatch(**said, number=normal(notes, 0), vector=normal(notes, 128)),
     )  # fmt: skip

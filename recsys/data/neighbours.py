@@ -14,8 +14,8 @@ from recsys.data.histories import Histories
 from recsys.data.split import TRAIN
 from recsys.errors import InputError
 
-COLUMNS = 4
-"""Numbers of each candidate: the user's bent, his latest bent, the neighbours' mean and the neighbours' sum."""
+COLUMNS = 5
+"""Numbers of each candidate: the user's bent, his latest bent, the neighbours' mean and sum, and how much was said."""
 MOST = 1 << 14
 """Items at most: a number is kept for each pair of them."""
 
@@ -71,14 +71,14 @@ class Neighbours:
     def batch(
         self, items: Sequence[np.ndarray], events: Sequence[np.ndarray], users: np.ndarray, candidates: np.ndarray
     ) -> torch.Tensor:
-        """[B, K, 4] float32 of candidates [B, K] (-1 is padding), from the items and events of B histories [H], oldest
+        """[B, K, 5] float32 of candidates [B, K] (-1 is padding), from the items and events of B histories [H], oldest
         first; zero without a history, and entries of an unknown event say nothing.
 
         With r_j what an entry j of the history is worth beyond what is usual of its item and its user, over n entries,
         and s_j how alike its item and the candidate are: sum r / (n + 3) before the user's part is taken off r, the
-        mean of the latest ten r, sum s r / (sum |s| + 0.5), sum s r / sqrt(n). Alike is c / (sqrt(c_ii c_jj) + 30), c
-        the sum over users of products of residuals. `users` [B], -1 for nobody known: what the user has said in the
-        train rows is taken out of c, so that nobody's verdict is foretold from itself.
+        mean of the latest ten r, sum s r / (sum |s| + 0.5), sum s r / sqrt(n), log(1 + n). Alike is
+        c / (sqrt(c_ii c_jj) + 30), c the sum over users of products of residuals. `users` [B], -1 for nobody known:
+        what the user has said in the train rows is taken out of c, so that nobody's verdict is foretold from itself.
         """
         found = np.zeros((*candidates.shape, COLUMNS), dtype=np.float32)
         for row, (item, event, user) in enumerate(zip(items, events, users, strict=True)):
@@ -90,7 +90,7 @@ class Neighbours:
         return torch.from_numpy(found)
 
     def _told(self, user: int, item: np.ndarray, beyond: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """[K, 4] of one request; `beyond` [H] is what its entries are worth beyond what is usual of their items."""
+        """[K, 5] of one request; `beyond` [H] is what its entries are worth beyond what is usual of their items."""
         count, known = len(item), np.maximum(candidates, 0)
         bent = beyond.sum() / (count + _USER)
         rest = beyond - bent
@@ -104,7 +104,7 @@ class Neighbours:
         found = np.empty((len(known), COLUMNS))
         found[:, 0], found[:, 1] = bent, rest[-_LATEST:].mean()
         found[:, 2] = said / (np.abs(alike).sum(1) + _FAR)
-        found[:, 3] = said / np.sqrt(count)
+        found[:, 3], found[:, 4] = said / np.sqrt(count), np.log1p(count)
         return found
 
 

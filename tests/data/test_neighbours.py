@@ -61,7 +61,8 @@ def by_loops(histories: Histories, items: list[int], events: list[int], user: in
         for item, _ in told
     ]
     said = sum(one * value for one, value in zip(alike, rest, strict=True))
-    return [bent, float(np.mean(rest[-10:])), said / (sum(map(abs, alike)) + 0.5), said / np.sqrt(len(rest))]
+    mean, total = said / (sum(map(abs, alike)) + 0.5), said / np.sqrt(len(rest))
+    return [bent, float(np.mean(rest[-10:])), mean, total, np.log1p(len(rest))]
 
 
 def test_neighbours_say_what_loops_over_users_say():

@@ -187,7 +187,7 @@ class PrunerBatch(Batch):
     lexical_score: Tensor | None = None  # [B, K] float32 of a lexical source, 0 without a query; None: no such source
     reviews: NoteBatch | None = None  # None: no such source
     ads: NoteBatch | None = None
-    neighbours: Tensor | None = None  # [B, K, 5] float32 what the history says of alike items; None: nobody asks
+    neighbours: Tensor | None = None  # [B, K, M] float32 what the history says of alike items; None: nobody asks
     rank: Tensor | None = None  # [B, K] int64 place in the retriever's list; None: the column (nothing was left out)
     evidence: Tensor | None = None  # [B, K, E] float32 `retriever_evidence` of a longer list; None: of these candidates
     pairs: TextBatch | None = None  # [B * K, T], user's words and candidate's words, for an encoder that is trained

@@ -26,7 +26,7 @@ from recsys.data.codes import (
 )
 from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
-from recsys.data.neighbours import Neighbours, event_values
+from recsys.data.neighbours import USERS, ByCategory, ByNumber, Likeness, Neighbours, event_values
 from recsys.data.notes import Notes, note_scales, read_notes
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
@@ -167,10 +167,11 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
         known = replace(known, item_number=own)
     if checked is None:
         Checked.of(seen, digest).write(place)
+    catalogue = _catalogue(items, config, known)
     return Prepared(
         tables=tables,
         codes=known,
-        catalogue=_catalogue(items, config, known),
+        catalogue=catalogue,
         histories=histories,
         queries=_queries(tables, config, histories),
         profile=category_codes(in_bands(tables.users, known.user_bands), known.user_category, {}),
@@ -178,7 +179,7 @@ def _prepare(config: DataConfig, codes: Codes | None) -> Prepared:
         notes=read_notes(tables, config, known),
         hash=digest,
         filters=Filters.read(tables, config),
-        neighbours=_neighbours(len(items), config, histories, known.event),
+        neighbours=_neighbours(catalogue, config, histories, known.event),
         judged=config.interactions.judged,
     )
 
@@ -247,11 +248,21 @@ def _counted(items: int, roles: ItemsConfig, histories: Histories | None, events
 
 
 def _neighbours(
-    items: int, config: DataConfig, histories: Histories | None, events: Sequence[str]
+    catalogue: Catalogue, config: DataConfig, histories: Histories | None, events: Sequence[str]
 ) -> Neighbours | None:
-    if not config.items.neighbours or histories is None:
+    roles = config.items
+    if not roles.neighbours or histories is None:
         return None
-    return Neighbours.of(histories, event_values(events, config.interactions.target_events), items)
+
+    def way(name: str) -> Likeness | None:
+        if name == USERS:
+            return None
+        if name in roles.category:
+            return ByCategory(codes=catalogue.category[:, roles.category.index(name)])
+        return ByNumber(values=catalogue.number[:, roles.number.index(name)])
+
+    values = event_values(events, config.interactions.target_events)
+    return Neighbours.of(histories, values, len(catalogue), {name: way(name) for name in roles.neighbours})
 
 
 def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalogue:

@@ -45,10 +45,11 @@ class ItemsConfig:
     """Whether it is known how an item fared: for each kind of event one more number, the log of its share among the
     item's train interactions over its share among all, ten interactions that are as usual counted in. 0 where nobody
     has met it."""
-    neighbours: bool = False
-    """Whether a candidate is judged by what its user said of alike items: those that the same people took alike in the
-    train interactions (`recsys/data/neighbours.py`; the joint transformer of a pruner reads it). What an event is worth
-    is its own number where all kinds are numbers, else 1 for a target and 0 for another."""
+    neighbours: list[str] = field(default_factory=list)
+    """What makes items alike, so that a candidate is judged by what its user said of alike ones (the joint transformer
+    of a pruner reads it; `recsys/data/neighbours.py`): `users`, where the same users took them alike in the train
+    interactions, and names of items.category and items.number. What an event is worth is its own number where all kinds
+    are numbers, else 1 for a target and 0 for another."""
     image: str | None = None
     """Column with a path below the data root, or bytes."""
     separators: dict[str, str] = field(default_factory=dict)
@@ -72,6 +73,10 @@ class ItemsConfig:
             if name == POPULARITY or name.startswith(SHARE):
                 setting = "popularity" if name == POPULARITY else "events"
                 raise InputError(f"data.items.number names {name!r}; that is what data.items.{setting} adds.")
+        for name in self.neighbours:
+            if name not in (known := ["users", *self.category, *self.number]):
+                there = f"it is for users and columns of items.category and items.number.{nearest(name, known)}"
+                raise InputError(f"data.items.neighbours names {name!r}; {there}")
         for name in self.separators:
             if name not in self.category:
                 known = f"it is for columns of items.category.{nearest(name, self.category)}"

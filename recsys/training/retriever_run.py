@@ -22,7 +22,7 @@ from recsys.data.datamodule import DataModule
 from recsys.data.datasets import Features, NegativesConfig, RetrieverRows, Texts
 from recsys.data.images import Images, image_source
 from recsys.data.mined import HardNegatives, read_mined
-from recsys.data.neighbours import COLUMNS
+from recsys.data.neighbours import columns
 from recsys.data.prepare import Prepared, prepare
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
 from recsys.data.taught import read_taught
@@ -306,7 +306,7 @@ def sizes(data: Prepared, vocab: int) -> Sizes:
         item_number=len(codes.item_number),
         user_category=[len(values) for values in codes.user_category.values()], user_number=len(codes.user_number),
         context=[len(values) for values in codes.context.values()], turns=turns(codes), event=len(codes.event),
-        vocab=vocab, neighbours=0 if data.neighbours is None else COLUMNS,
+        vocab=vocab, neighbours=0 if data.neighbours is None else columns(len(data.neighbours.ways)),
         **{name: notes.number.shape[1] for name, notes in data.notes.items()},
     )  # fmt: skip
 

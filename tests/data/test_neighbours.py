@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from recsys.data.histories import Histories
-from recsys.data.neighbours import Neighbours, event_values
+from recsys.data.neighbours import ByCategory, ByNumber, Neighbours, columns, event_values
 from recsys.data.split import TRAIN, VALID
 from recsys.errors import InputError
 
 USERS, ITEMS = 12, 9
+CODES = np.array([[1, 2], [1, 0], [2, 1], [3, 0], [0, 0], [4, 5], [5, 4], [1, 3], [2, 0]])
+YEARS = np.array([0.0, 0.5, -1.0, np.nan, 2.0, 2.0, 0.0, 1.0, -2.0], dtype=np.float32)
+WAYS = {"users": None, "genres": ByCategory(codes=CODES), "year": ByNumber(values=YEARS)}
 VALUES = event_values(["1", "2", "3", "4", "5"], ["4", "5"])
 
 
@@ -56,18 +59,32 @@ def by_loops(histories: Histories, items: list[int], events: list[int], user: in
     told = [(item, event - usual[item]) for item, event in zip(items, events, strict=True) if event]
     bent = sum(value for _, value in told) / (len(told) + 3)
     rest = [value - bent for _, value in told]
-    alike = [
-        common(candidate, item, user) / (np.sqrt(common(candidate, candidate) * common(item, item)) + 30)
-        for item, _ in told
+    ways = [
+        (
+            0.5,
+            lambda item: (
+                common(candidate, item, user) / (np.sqrt(common(candidate, candidate) * common(item, item)) + 30)
+            ),
+        ),
+        (1.5, lambda item: of_category(candidate, item)),
+        (1.5, lambda item: 0 if {candidate, item} & {3} else np.exp(-abs(YEARS[candidate] - YEARS[item]))),
     ]
-    said = sum(one * value for one, value in zip(alike, rest, strict=True))
-    mean, total = said / (sum(map(abs, alike)) + 0.5), said / np.sqrt(len(rest))
-    return [bent, float(np.mean(rest[-10:])), mean, total, np.log1p(len(rest))]
+    numbers = [bent, float(np.mean(rest[-10:])), np.log1p(len(rest))]
+    for far, way in ways:
+        alike = [way(item) for item, _ in told]
+        said = sum(one * value for one, value in zip(alike, rest, strict=True))
+        numbers += [said / (sum(map(abs, alike)) + far), said / np.sqrt(len(rest))]
+    return numbers
+
+
+def of_category(one: int, other: int) -> float:
+    mine, theirs = (set(CODES[item].tolist()) - {0} for item in (one, other))
+    return len(mine & theirs) / np.sqrt(len(mine) * len(theirs)) if mine and theirs else 0.0
 
 
 def test_neighbours_say_what_loops_over_users_say():
     histories = verdicts()
-    neighbours = Neighbours.of(histories, VALUES, ITEMS)
+    neighbours = Neighbours.of(histories, VALUES, ITEMS, WAYS)
     rng = np.random.default_rng(1)
     users, sizes = np.array([3, -1, 0]), (12, 4, 1)
     items = [rng.integers(0, ITEMS, size) for size in sizes]
@@ -83,7 +100,7 @@ def test_neighbours_say_what_loops_over_users_say():
 
 
 def test_without_a_history_or_with_unknown_events_neighbours_say_nothing():
-    neighbours = Neighbours.of(verdicts(), VALUES, ITEMS)
+    neighbours = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS)
     none = np.zeros(0, dtype=np.int64)
     found = neighbours.batch(
         [none, np.array([2, -1])], [none, np.array([0, 0])], np.array([0, 1]), np.zeros((2, 3), int)
@@ -92,7 +109,7 @@ def test_without_a_history_or_with_unknown_events_neighbours_say_nothing():
 
 
 def test_a_users_train_rows_are_taken_out_for_him_alone_and_for_no_stranger():
-    neighbours = Neighbours.of(verdicts(), VALUES, ITEMS)
+    neighbours = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS)
     items, events, candidates = np.arange(4), np.array([5, 1, 4, 2]), np.arange(ITEMS)[None]
 
     def told(known: Neighbours, user: int) -> np.ndarray:
@@ -105,15 +122,16 @@ def test_a_users_train_rows_are_taken_out_for_him_alone_and_for_no_stranger():
 def test_what_is_held_out_changes_nothing():
     histories = verdicts()
     other = replace(histories, event=np.where(histories.stage == VALID, 1, histories.event).astype(np.int16))
-    one, two = (Neighbours.of(each, VALUES, ITEMS) for each in (histories, other))
-    np.testing.assert_array_equal(one.common, two.common)
+    one, two = (Neighbours.of(each, VALUES, ITEMS, WAYS) for each in (histories, other))
+    np.testing.assert_array_equal(one.ways["users"].common, two.ways["users"].common)
     np.testing.assert_array_equal(one.usual, two.usual)
 
 
 def test_users_are_added_in_blocks_without_any_being_lost(monkeypatch):
-    whole = Neighbours.of(verdicts(), VALUES, ITEMS).common
-    monkeypatch.setattr("recsys.data.neighbours._USERS", 5)
-    np.testing.assert_allclose(Neighbours.of(verdicts(), VALUES, ITEMS).common, whole, rtol=1e-5, atol=1e-6)
+    whole = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS).ways["users"].common
+    monkeypatch.setattr("recsys.data.neighbours._BLOCK", 5)
+    blocks = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS).ways["users"].common
+    np.testing.assert_allclose(blocks, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_an_event_is_worth_its_own_number_or_whether_it_is_a_target():
@@ -122,9 +140,12 @@ def test_an_event_is_worth_its_own_number_or_whether_it_is_a_target():
     np.testing.assert_array_equal(event_values(["view"], None), [np.nan, 1])
 
 
-def test_a_catalogue_that_is_too_large_for_pairs_is_refused(monkeypatch):
+def test_a_catalogue_that_is_too_large_for_pairs_is_refused_only_where_users_make_items_alike(monkeypatch):
     monkeypatch.setattr("recsys.data.neighbours.MOST", ITEMS - 1)
     with pytest.raises(
-        InputError, match=r"There are 9 items, and neighbours are for 8 at most; leave data\.items\.nei"
+        InputError, match=r"There are 9 items, and users make 8 alike at most; take 'users' out of data"
     ):
-        Neighbours.of(verdicts(), VALUES, ITEMS)
+        Neighbours.of(verdicts(), VALUES, ITEMS, WAYS)
+    bare = Neighbours.of(verdicts(), VALUES, ITEMS, {"genres": WAYS["genres"]})
+    found = bare.batch([np.arange(3)], [np.ones(3, dtype=int)], np.array([0]), np.zeros((1, 2), dtype=int))
+    assert found.shape == (1, 2, columns(1))

@@ -332,15 +332,22 @@ def test_how_an_item_fared_is_told_by_the_shares_of_its_train_events(tmp_path):
         prepare(plain, data.codes)
 
 
-@pytest.mark.parametrize("setting", ["events", "neighbours"])
+@pytest.mark.parametrize("setting", [{"events": True}, {"neighbours": ["users"]}])
 def test_without_kinds_of_event_nobody_can_be_told_how_an_item_fared(tmp_path, setting):
-    with pytest.raises(InputError, match=rf"{setting} .*name their column: data\.interactions\.event"):
-        settings(tmp_path, items=ItemsConfig(text=["title"], **{setting: True}))
+    with pytest.raises(InputError, match=rf"{next(iter(setting))} .*name their column: data\.interactions\.event"):
+        settings(tmp_path, items=ItemsConfig(text=["title"], **setting))
+
+
+def test_items_are_alike_by_users_and_by_columns_that_have_a_role():
+    with pytest.raises(InputError, match=r"neighbours names 'kinds'; it is for users and .* Did you mean 'kind'"):
+        ItemsConfig(text=["title"], category=["kind"], neighbours=["users", "kinds"])
 
 
 def test_what_items_have_in_common_is_learnt_where_somebody_asks(tmp_path):
     plain, _ = made_up(tmp_path / "data", split=SplitConfig(by="last", second=1))
-    data = prepare(replace(plain, items=replace(plain.items, neighbours=True)))
+    names = ["users", "title"]
+    data = prepare(replace(plain, items=replace(plain.items, category=["title"], neighbours=names)))
+    assert list(data.neighbours.ways) == names
     assert data.neighbours.values[1:].tolist() == [0 if event == "view" else 1 for event in data.codes.event]
     assert prepare(plain).neighbours is None
     assert data.hash != prepare(plain).hash

@@ -228,7 +228,7 @@ def _counted(items: int, roles: ItemsConfig, histories: Histories | None, events
 
     The share of a kind of event is that of a multinomial whose prior is the shares among all items.
     """
-    names = replace(roles, number=[]).numbers(events)
+    names = roles.numbers(events)[len(roles.number) :]
     if histories is None:
         return [pl.Series(name, [None] * items, dtype=pl.Float64) for name in names]
     stage, target, event = histories.stage, histories.target, histories.event

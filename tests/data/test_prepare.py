@@ -63,6 +63,7 @@ def made_up(folder: Path, seed: int = 0, **sections) -> tuple[DataConfig, pl.Dat
         "hour": rng.integers(0, 24, count),
     })  # fmt: skip
     items = {"item_id": [f"i{item}" for item in range(20)], "title": [f"thing {item}" for item in range(20)]}
+    items["size"] = list(range(20))
     users = {"user_id": [user * 3 for user in range(30)][::-1]}
     roles = InteractionsConfig(event="event", target_events=["buy", "cart"], context=["page", "hour"])
     write(folder, items=items, users=users, interactions=rows)
@@ -345,9 +346,12 @@ def test_items_are_alike_by_users_and_by_columns_that_have_a_role():
 
 def test_what_items_have_in_common_is_learnt_where_somebody_asks(tmp_path):
     plain, _ = made_up(tmp_path / "data", split=SplitConfig(by="last", second=1))
-    names = ["users", "title"]
-    data = prepare(replace(plain, items=replace(plain.items, category=["title"], neighbours=names)))
+    names = ["users", "title", "size"]
+    items = replace(plain.items, category=["title"], number=["size"], events=True, neighbours=names)
+    data = prepare(replace(plain, items=items))
     assert list(data.neighbours.ways) == names
+    np.testing.assert_array_equal(data.neighbours.ways["title"].codes, data.catalogue.category[:, 0])
+    np.testing.assert_array_equal(data.neighbours.ways["size"].values, data.catalogue.number[:, 0])
     assert data.neighbours.values[1:].tolist() == [0 if event == "view" else 1 for event in data.codes.event]
     assert prepare(plain).neighbours is None
     assert data.hash != prepare(plain).hash

@@ -4,9 +4,9 @@ What is usual of an item and of a user is taken off first, so that neighbours te
 neighbours of residuals: Sarwar et al. 2001; Koren 2008, "Factorization meets the neighborhood").
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ _ITEM, _USER = 5.0, 3.0  # rows of the mean that an item and a user are taken to
 _ALIKE = 30.0  # squares that each pair is taken to differ by: neighbours that few have met count for little
 _LATEST = 10  # entries of the latest bent
 _BLOCK = 1024  # users whose rows are added at one time
+_PAIRS = 1 << 20  # of a candidate and an entry, that are compared at one time
 
 
 def columns(ways: int) -> int:
@@ -31,64 +32,68 @@ def columns(ways: int) -> int:
     return 3 + 2 * ways
 
 
-class Likeness(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Likeness(ABC):
     """A way in which items are alike."""
 
-    far: float
+    far: float = 1.5
     """Likeness of the neighbours that say nothing, which are counted in."""
 
-    def __call__(self, user: int, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[K, H] of candidates and the items of the history of `user` (-1: nobody known)."""
-        ...
+    @abstractmethod
+    def __call__(self, users: np.ndarray, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[B, K, H] of candidates [B, K] and the items [B, H] of the histories of users [B], -1 for nobody known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByUsers:
+class ByUsers(Likeness):
     """c / (sqrt(c_ii c_jj) + 30), c the sum over users of products of residuals. What the user himself has said in the
     train rows is taken out of c, so that nobody's verdict is foretold from itself.
     """
 
-    offsets: np.ndarray  # [U + 1] int64 into the two below
-    item: np.ndarray  # [E] int64
+    said: np.ndarray  # [E] int64, user * N + item of each residual, rising
     residual: np.ndarray  # [E] float32
     common: np.ndarray  # [N, N] float32 c
     far: float = 0.5
 
-    def __call__(self, user: int, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[K, H]."""
-        own, squares = np.zeros(len(self.common), dtype=np.float32), self.common.diagonal()
-        if user >= 0:
-            mine = slice(self.offsets[user], self.offsets[user + 1])
-            own[self.item[mine]] = self.residual[mine]
-        shared = self.common[candidates[:, None], items] - own[candidates, None] * own[items]
-        return shared / (np.sqrt(squares[candidates, None] * squares[items]) + _ALIKE)
+    def __call__(self, users: np.ndarray, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[B, K, H]."""
+        squares, pairs = self.common.diagonal(), (candidates[..., None], items[:, None])
+        own = self._own(users, candidates)[..., None] * self._own(users, items)[:, None]
+        return (self.common[pairs] - own) / (np.sqrt(squares[pairs[0]] * squares[pairs[1]]) + _ALIKE)
+
+    def _own(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[B, n] float32 the users' own residuals of some items, 0 for none."""
+        keys = np.where(users >= 0, users * len(self.common), -len(self.common))[:, None] + items
+        place = np.searchsorted(self.said, keys)
+        found = np.append(self.said, -1)[place] == keys
+        return np.where(found, np.append(self.residual, 0)[place], 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByCategory:
+class ByCategory(Likeness):
     """Cosine of the sets of values of a category column."""
 
     codes: np.ndarray  # [N, V] int64, 0 is padding
-    far: float = 1.5
 
-    def __call__(self, user: int, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[K, H]."""
-        mine, theirs = self.codes[candidates], self.codes[items]
-        shared = ((mine[:, None, :, None] == theirs[:, None, :]) & (theirs > 0)[:, None, :]).sum((-1, -2))
+    def __call__(self, users: np.ndarray, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[B, K, H]."""
+        mine, theirs = self.codes[candidates][:, :, None], self.codes[items][:, None]
+        shared = sum(
+            (mine == theirs[..., [value]]).any(-1) & (theirs[..., value] > 0) for value in range(theirs.shape[-1])
+        )
         sizes = [np.maximum((codes > 0).sum(-1), 1) for codes in (mine, theirs)]
-        return shared / np.sqrt(sizes[0][:, None] * sizes[1])
+        return shared / np.sqrt(sizes[0] * sizes[1])
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByNumber:
+class ByNumber(Likeness):
     """exp(-|x_i - x_j|) of a scaled number column; 0 where one of them is missing."""
 
     values: np.ndarray  # [N] float32
-    far: float = 1.5
 
-    def __call__(self, user: int, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """[K, H]."""
-        return np.nan_to_num(np.exp(-np.abs(self.values[candidates, None] - self.values[items])))
+    def __call__(self, users: np.ndarray, candidates: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """[B, K, H]."""
+        return np.nan_to_num(np.exp(-np.abs(self.values[candidates][..., None] - self.values[items][:, None])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +123,14 @@ class Neighbours:
         usual = mean + _smoothed(item, worth - mean, items, _ITEM)
         left = worth - usual[item]
         residual = (left - _smoothed(user, left, len(histories), _USER)[user]).astype(np.float32)
-        offsets = np.searchsorted(user, np.arange(len(histories) + 1))
-        known = {name: way or _by_users(offsets, item, residual, items) for name, way in ways.items()}
+        known = {name: way or _by_users(keys, residual, len(histories), items) for name, way in ways.items()}
         return cls(values=values, usual=usual, ways=known)
 
     def of_a_stranger(self) -> "Neighbours":
         """The same for a layout whose only user is in none of the train rows."""
-        none = np.zeros(2, dtype=np.int64)
-        ways = {
-            name: replace(way, offsets=none) if isinstance(way, ByUsers) else way for name, way in self.ways.items()
-        }
-        return replace(self, ways=ways)
+        nothing = {"said": np.zeros(0, dtype=np.int64), "residual": np.zeros(0, dtype=np.float32)}
+        strange = {name: replace(way, **nothing) for name, way in self.ways.items() if isinstance(way, ByUsers)}
+        return replace(self, ways={**self.ways, **strange})
 
     def batch(
         self, items: Sequence[np.ndarray], events: Sequence[np.ndarray], users: np.ndarray, candidates: np.ndarray
@@ -141,25 +143,31 @@ class Neighbours:
         sum r / (n + 3), which is taken off r; the mean of the latest ten r; log(1 + n). Of each way, with s_j how alike
         its item and the candidate are: sum s r / (sum |s| + far) and sum s r / sqrt(n).
         """
-        found = np.zeros((*candidates.shape, columns(len(self.ways))), dtype=np.float32)
-        for row, (item, event, user) in enumerate(zip(items, events, users, strict=True)):
-            worth = self.values[event]
-            told = ~np.isnan(worth)
-            if told.any():
-                beyond = worth[told] - self.usual[item[told]]
-                found[row] = self._told(int(user), item[told], beyond, np.maximum(candidates[row], 0))
-        return torch.from_numpy(found)
+        length = max(map(len, items), default=0)
+        item, event = np.zeros((len(users), length), dtype=np.int64), np.zeros((len(users), length), dtype=np.int64)
+        for row, (own, kinds) in enumerate(zip(items, events, strict=True)):
+            own, kinds = (part[~np.isnan(self.values[kinds])] for part in (own, kinds))
+            item[row, length - len(own) :], event[row, length - len(own) :] = own, kinds
+        size = max(_PAIRS // max(candidates.shape[1] * length, 1), 1)
+        blocks = [slice(start, start + size) for start in range(0, len(users), size)]
+        known = np.maximum(candidates, 0)
+        found = [self._told(users[rows], item[rows], event[rows], known[rows]) for rows in blocks]
+        empty = np.zeros((0, candidates.shape[1], columns(len(self.ways))))
+        return torch.from_numpy(np.concatenate([empty, *found]).astype(np.float32))
 
-    def _told(self, user: int, items: np.ndarray, beyond: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """[K, `columns`] of one request; `beyond` [H] is what its entries are worth beyond the usual of their items."""
-        count = len(items)
-        bent = beyond.sum() / (count + _USER)
-        rest = beyond - bent
-        found = [np.full(len(candidates), one) for one in (bent, rest[-_LATEST:].mean(), np.log1p(count))]
+    def _told(self, users: np.ndarray, items: np.ndarray, events: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """[B, K, `columns`] for histories [B, H] that stand at the end of their rows, behind entries of no event."""
+        told = events > 0
+        count = told.sum(1, keepdims=True)
+        beyond = np.where(told, np.nan_to_num(self.values)[events] - self.usual[items], 0)
+        bent = beyond.sum(1, keepdims=True) / (count + _USER)
+        rest = np.where(told, beyond - bent, 0)
+        latest = rest[:, -_LATEST:].sum(1, keepdims=True) / np.clip(count, 1, _LATEST)
+        found = [np.broadcast_to(one, candidates.shape) for one in (bent, latest, np.log1p(count))]
         for way in self.ways.values():
-            alike = way(user, candidates, items)
-            said = alike @ rest
-            found += [said / (np.abs(alike).sum(1) + way.far), said / np.sqrt(count)]
+            alike = np.where(told[:, None], way(users, candidates, items), 0)
+            said = (alike @ rest[..., None])[..., 0]
+            found += [said / (np.abs(alike).sum(-1) + way.far), said / np.sqrt(np.maximum(count, 1))]
         return np.stack(found, axis=-1)
 
 
@@ -179,15 +187,14 @@ def _smoothed(place: np.ndarray, values: np.ndarray, size: int, prior: float) ->
     return np.bincount(place, values, minlength=size) / (np.bincount(place, minlength=size) + prior)
 
 
-def _by_users(offsets: np.ndarray, item: np.ndarray, residual: np.ndarray, items: int) -> ByUsers:
+def _by_users(said: np.ndarray, residual: np.ndarray, users: int, items: int) -> ByUsers:
     if items > MOST:
         remedy = f"take {USERS!r} out of data.items.neighbours"
         raise InputError(f"There are {items:,} items, and users make {MOST:,} alike at most; {remedy}.")
     common = np.zeros((items, items), dtype=np.float32)
-    for first in range(0, len(offsets) - 1, _BLOCK):
-        last = min(first + _BLOCK, len(offsets) - 1)
-        rows = slice(offsets[first], offsets[last])
-        table = np.zeros((last - first, items), dtype=np.float32)
-        table[np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1])), item[rows]] = residual[rows]
+    for first in range(0, users, _BLOCK):
+        rows = slice(*np.searchsorted(said, [first * items, (first + _BLOCK) * items]))
+        table = np.zeros((_BLOCK, items), dtype=np.float32)
+        table.ravel()[said[rows] - first * items] = residual[rows]
         common += table.T @ table
-    return ByUsers(offsets=offsets, item=item, residual=residual, common=common)
+    return ByUsers(said=said, residual=residual, common=common)

@@ -99,6 +99,17 @@ def test_neighbours_say_what_loops_over_users_say():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_requests_are_judged_in_blocks_without_any_being_lost(monkeypatch):
+    neighbours = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS)
+    rng = np.random.default_rng(2)
+    items = [rng.integers(0, ITEMS, size) for size in (3, 0, 14, 8, 1)]
+    events = [rng.integers(0, 6, len(item)) for item in items]
+    asked = items, events, np.arange(5), rng.integers(0, ITEMS, (5, 4))
+    whole = neighbours.batch(*asked)
+    monkeypatch.setattr("recsys.data.neighbours._PAIRS", 2 * 4 * 14)
+    np.testing.assert_allclose(neighbours.batch(*asked), whole, rtol=1e-5, atol=1e-7)
+
+
 def test_without_a_history_or_with_unknown_events_neighbours_say_nothing():
     neighbours = Neighbours.of(verdicts(), VALUES, ITEMS, WAYS)
     none = np.zeros(0, dtype=np.int64)
@@ -106,6 +117,7 @@ def test_without_a_history_or_with_unknown_events_neighbours_say_nothing():
         [none, np.array([2, -1])], [none, np.array([0, 0])], np.array([0, 1]), np.zeros((2, 3), int)
     )
     assert not found.any()
+    assert neighbours.batch([], [], np.zeros(0, dtype=int), np.zeros((0, 3), int)).shape == (0, 3, columns(3))
 
 
 def test_a_users_train_rows_are_taken_out_for_him_alone_and_for_no_stranger():

@@ -22,23 +22,28 @@ class NoteEncoder(nn.Module):
         self.number = Numbers(numbers, width) if numbers else None
         self.age = nn.Sequential(nn.Linear(_CENTRES, width), nn.GELU(), nn.Linear(width, width))
         self.place = nn.Embedding(count, width)
+        self.count = count
         self.none = nn.Parameter(torch.randn(width) * 0.02)
         self.look = nn.Linear(width, 1)
+        self.all = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.all.weight)
         nn.init.normal_(self.place.weight, std=0.02)
         self.register_buffer("centres", torch.linspace(0, _OLDEST, _CENTRES), persistent=False)
 
     def forward(self, batch: NoteBatch) -> Tensor:
-        """Encode, then average with weights that each note gives itself (softmax)."""
+        """Encode, then average with weights that each note gives itself (softmax); to it comes what all of them say
+        together, which is at first nothing: a lasting good name is another thing than the latest word.
+        """
         real = batch.row >= 0
         states = self._notes(batch) + self.age(self._bumps(batch.age)) + self.place.weight[: real.shape[-1]]
         weights = self.look(states)[..., 0].masked_fill(~real, float("-inf"))
         weights = torch.where(real.any(-1, keepdim=True), weights, 0.0).softmax(-1)  # none: even, and not used
-        pooled = (weights[..., None] * states).sum(-2)
+        pooled = (weights[..., None] * states).sum(-2) + self.all((states * real[..., None]).sum(-2) / self.count)
         return torch.where(real.any(-1, keepdim=True), pooled, self.none)
 
     def missing(self) -> Tensor:
         """[D]: what stands for notes that are not there at all; a function of every weight."""
-        return self.none + absent(self.words, self.number, self.age, self.place, self.look)
+        return self.none + absent(self.words, self.number, self.age, self.place, self.look, self.all)
 
     def _notes(self, batch: NoteBatch) -> Tensor:
         """[B, K, L, D] of each note by itself; those of padding mean nothing."""

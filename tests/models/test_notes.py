@@ -44,6 +44,18 @@ def test_one_note_is_itself_whatever_its_weight(encoder):
     torch.testing.assert_close(encoder(one)[1, 0], states[1, 0, 0])
 
 
+def test_what_all_notes_say_together_is_added_with_its_own_weight(encoder):
+    one = batch()
+    states = encoder._notes(one) + encoder.age(encoder._bumps(one.age)) + encoder.place.weight
+    alone = encoder(one)
+    torch.nn.init.eye_(encoder.all.weight)
+    for row, candidate in ((0, 0), (1, 0), (1, 1)):
+        real = one.row[row, candidate] >= 0
+        together = states[row, candidate][real].sum(0) / 3  # of three places, whether there are notes or not
+        torch.testing.assert_close(encoder(one)[row, candidate], alone[row, candidate] + together)
+    assert torch.equal(encoder(one)[0, 1], encoder.none)
+
+
 def test_words_numbers_and_ages_are_read(encoder):
     one = batch()
     for changed in (

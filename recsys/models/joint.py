@@ -18,6 +18,7 @@ from recsys.models.dropout import Dropout
 from recsys.models.fields import Categories, Numbers, absent
 from recsys.models.fusion import FusionKind, make_fusion
 from recsys.models.notes import NoteEncoder
+from recsys.models.searches import Sought
 from recsys.models.towers import Sizes
 
 USER, QUERY, PROFILE, MOMENT, HISTORY, CANDIDATE = range(6)
@@ -35,6 +36,7 @@ class JointConfig:
     profile: bool
     context: bool
     matches: bool
+    searches: bool
     fusion: FusionKind
     hide: float
     notes: int
@@ -95,7 +97,9 @@ class JointEncoder(nn.Module):
         likes = [name for name, part in told.items() if part is not None]
         if config.matches and not likes:
             raise InputError("model.matches multiplies sources of items; give them texts, pictures or columns.")
+        self.sought = Sought(sizes.event + 1) if config.searches and self.words is not None else None
         sides = ["latest", *(["profile"] if known else []), *(["moment"] if self.context else [])]
+        sides += ["search"] if self.sought is not None else []
         self.latest = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.event + 1) if config.matches)
         self.matches = nn.ModuleDict({name: nn.Linear(width, width) for name in [*likes, *sides] if config.matches})
         count = 1 + len(vectors) + len(columns) + len(self.notes) + len(self.matches)
@@ -107,9 +111,11 @@ class JointEncoder(nn.Module):
     def forward(self, batch: PrunerBatch, evidence: Tensor) -> tuple[Tensor, Tensor]:
         """`evidence` [B, K, E] is what the sources say of each candidate (`retriever_evidence`)."""
         items, hidden = self._items(batch.items, batch.item_vector), self._hidden(batch)
-        users, mask = self._users(batch, items, hidden)
+        vectors = batch.users.query_vector
+        queries = self.words(vectors) if self.words is not None and vectors is not None else None
+        users, mask = self._users(batch, items, hidden, queries)
         sources = self._sources(batch, items, hidden, evidence)
-        matches = self._matches(batch, items, hidden, sources)
+        matches = self._matches(batch, items, hidden, sources, queries)
         fused = self.fusion([*sources.values(), *matches.values()]) + self.kind.weight[CANDIDATE]
         x = self.dropout(torch.cat([users, fused], dim=1))
         for block in self.blocks:
@@ -194,10 +200,12 @@ class JointEncoder(nn.Module):
         return F.embedding(rows, torch.stack(list(items.values())).sum(0)) * profile[:, None]
 
     def _matches(
-        self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], sources: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+        self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], sources: dict[str, Tensor],
+        queries: Tensor | None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """[B, K, D] each, products entry by entry (Rendle 2010): a candidate's source and the same source of the
-        history's items on average; all of a candidate, and what was taken last, the profile, the moment.
+        history's items on average; all of a candidate, and what was taken last, the profile, the moment, what is
+        searched for.
         """
         if not self.matches:
             return {}
@@ -209,6 +217,8 @@ class JointEncoder(nn.Module):
         for name, gone in hidden.items():
             likes[name] = torch.where(gone, share.sum(-1, keepdim=True) * self.missing[name], likes[name])
         sides = {"latest": self._latest(batch, items), "profile": self._profile(batch), "moment": self._moment(batch)}
+        if self.sought is not None:
+            sides["search"] = self.sought(users, count, queries)
         whole = torch.stack([sources[name] for name in likes]).sum(0)
         found = {}
         for name, part in self.matches.items():
@@ -230,13 +240,14 @@ class JointEncoder(nn.Module):
         ]
         return torch.stack(found).sum(0)
 
-    def _users(self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _users(
+        self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], queries: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """[B, U, D] tokens of the user's side and [B, U] which of them are real; the first always is."""
         users = batch.users
         nobody = self.kind.weight.new_zeros(batch.rows, self.kind.weight.shape[1])
         user = nobody if self.user is None else self.user(batch.user_vector)
         single: list[tuple[int, Tensor, Tensor | None]] = [(USER, user, None)]
-        queries = self.words(users.query_vector) if self.words is not None and users.query_vector is not None else None
         if queries is not None and users.query is not None:
             single.append((QUERY, F.embedding(users.query.clamp_min(0), queries), users.query >= 0))
         single += [(PROFILE, state, None) for state in [self._profile(batch)] if state is not None]

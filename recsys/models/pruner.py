@@ -75,6 +75,10 @@ class PrunerConfig:
     matches: bool = False
     """Whether a candidate's sources are multiplied by the same sources of the history's items, and by what was taken
     last, the profile and the moment, beside attention (joint transformer)."""
+    searches: bool = False
+    """Whether a candidate is also multiplied by the words of the search, and of those searches in the history that no
+    later event has closed; which kind of event closes one is learnt (with `matches` and texts). With
+    data.history.queries: few purchases follow a search, and attention has to find it among all other entries."""
     crosses: list[str] = field(default_factory=list)
     """Columns of data.items.category of which each value has a weight beside each value of the profile, the moment and
     of these same columns of what was taken last (joint transformer): who likes what is from where."""
@@ -111,6 +115,8 @@ class PrunerConfig:
             raise InputError(
                 "model.habits, matches, crosses and wide are for the joint transformer; set text.mode: frozen."
             )
+        if self.searches and not (self.matches and self.text is not None):
+            raise InputError("model.searches multiplies words; it needs model.matches: true and model.text.")
         if self.targets and self.reads_pairs:
             raise InputError("model.targets are for the joint transformer; set text.mode: frozen, or take them out.")
         for name, events in self.targets.items():
@@ -362,7 +368,8 @@ def _joint_config(
 ) -> JointConfig:
     return JointConfig(
         width=config.width, layers=config.layers, heads=config.heads, dropout=config.dropout, history=config.history,
-        profile=config.profile, context=config.context, matches=config.matches, fusion=config.fusion, hide=config.hide,
+        profile=config.profile, context=config.context, matches=config.matches, searches=config.searches,
+        fusion=config.fusion, hide=config.hide,
         notes=config.notes, text_width=text_width, image_width=image_width, vector_width=vector_width,
         evidence=evidence,
     )  # fmt: skip

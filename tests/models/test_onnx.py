@@ -187,7 +187,7 @@ def test_a_pruner_of_every_source_gives_the_same_logits_whatever_a_batch_lacks(t
     config = PrunerConfig(
         width=16, layers=1, heads=2, history=4, text=replace(WORDS, model="somewhere", mode="frozen"),
         image=ImageConfig(model="somewhere"), fusion="attention", notes=3, targets={"click": ["click"]},
-        habits=["brand"], matches=True, crosses=["brand"], wide=True,
+        habits=["brand"], matches=True, searches=True, crosses=["brand"], wide=True,
     )  # fmt: skip
     model = Pruner(config, SIZES, words(), vector_width=8, lexical=True, image=pictures()).eval()
     for weight in model.parameters():  # what starts as zero has its say too

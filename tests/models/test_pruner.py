@@ -77,7 +77,8 @@ def crossed(*, trained: bool = True) -> Pruner:
 
 
 def matching(*, trained: bool = True) -> Pruner:
-    return joint(replace(SMALL, habits=["kind"], matches=True, crosses=["kind"], wide=True), trained=trained)
+    config = replace(SMALL, text=FROZEN, habits=["kind"], matches=True, searches=True, crosses=["kind"], wide=True)
+    return joint(config, trained=trained)
 
 
 def with_opinion(model: Pruner) -> Pruner:
@@ -211,6 +212,9 @@ def test_what_counts_or_multiplies_needs_something_to_count_or_multiply():
             replace(SMALL, text=WORDS, **setting)
     with pytest.raises(InputError, match="are for the joint transformer"):
         replace(SMALL, text=WORDS, wide=True)
+    for setting in ({"text": FROZEN}, {"matches": True}):
+        with pytest.raises(InputError, match=r"needs model\.matches: true and model\.text"):
+            replace(SMALL, searches=True, **setting)
 
 
 def test_what_is_wide_adds_what_the_summed_sources_say_past_all_layers():

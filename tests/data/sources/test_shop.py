@@ -303,6 +303,15 @@ def test_every_query_has_an_item_of_the_best_grade_and_comes_before_its_purchase
     assert found.height > 0.8 * tables["queries"].height
 
 
+def test_more_searches_leave_every_other_table_as_it_is(shop: Path, tmp_path: Path) -> None:
+    write_shop(tmp_path / "shop", size=SIZE, searches=5)
+    first, other = _bytes(shop), _bytes(tmp_path / "shop")
+    assert {name for name in first if first[name] != other[name]} == {"queries.parquet", "relevance.parquet"}
+    asked = pl.read_parquet(tmp_path / "shop/queries.parquet")
+    assert asked.height == 5 * SIZE
+    assert asked.select("user_id", "timestamp").is_duplicated().sum() == 0
+
+
 def test_one_number_scales_the_shop(tmp_path: Path, tables: dict[str, pl.DataFrame]) -> None:
     write_shop(tmp_path / "small", size=SIZE // 2)
     for name in ("items", "users", "queries", "interactions"):
@@ -315,7 +324,9 @@ def test_bad_arguments_are_refused_with_a_remedy(tmp_path: Path) -> None:
         write_shop(tmp_path / "shop", size=10)
     with pytest.raises(InputError, match="seed is -1"):
         write_shop(tmp_path / "shop", seed=-1)
-    with pytest.raises(InputError, match="language is 'fr'; expected one of en, zh"):
+    with pytest.raises(InputError, match="asked for 0 searches an item"):
+        write_shop(tmp_path / "shop", searches=0)
+    with pytest.raises(InputError, match="language is 'fr'; expected one of en, zh, zh_digital"):
         write_shop(tmp_path / "shop", language="fr")
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds files"):

@@ -12,11 +12,13 @@ SOUGHT = 0.85  # share of searches whose item is then bought
 
 
 def search_tables(
-    rng: np.random.Generator, stock: Stock, words: Words, visits: Visits, *, users: int
+    rng: np.random.Generator, stock: Stock, words: Words, visits: Visits, *, users: int, count: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Queries and relevance. A search opens the visit in which its item is bought; in 15 % something else is bought."""
+    """Queries, at most `count`, and relevance. A search opens the visit in which its item is bought; in 15 % something
+    else is bought.
+    """
     size = len(stock)
-    row = rng.permutation(np.flatnonzero(visits.bought >= 0))[:size]
+    row = rng.permutation(np.flatnonzero(visits.bought >= 0))[:count]
     sought = np.where(rng.random(len(row)) < SOUGHT, visits.bought[row], rng.integers(size, size=len(row)))
     asked = [_asked(rng) for _ in row]
     names = ids("q", len(row))

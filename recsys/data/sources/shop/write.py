@@ -8,6 +8,7 @@ import polars as pl
 
 from recsys.data.sources.shop.causes import Causes
 from recsys.data.sources.shop.chinese import CHINESE
+from recsys.data.sources.shop.digital import DIGITAL
 from recsys.data.sources.shop.english import ENGLISH
 from recsys.data.sources.shop.oracle import AT_HAND, SOURCES, oracle_ranks, questions
 from recsys.data.sources.shop.pictures import write_pictures
@@ -30,7 +31,7 @@ SHOP = 2
 """Number of the shop's making: another one writes other bytes for the same size, seed and language."""
 SMALLEST = 50
 """Items; with fewer, some categories would be sold out or empty."""
-LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+LANGUAGES = {"en": ENGLISH, "zh": CHINESE, "zh_digital": DIGITAL}
 ORACLES = {
     "oracle": (),
     "oracle, sources at hand": AT_HAND,
@@ -39,7 +40,7 @@ ORACLES = {
 """What is hidden from each oracle of oracle.parquet."""
 
 
-def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str = "en") -> None:
+def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str = "en", searches: int = 1) -> None:
     """Write the tables of `docs/shop.md` as Parquet, oracle.parquet, and a picture of each item below `images/`.
 
     The same size, seed and language give the same bytes (with the same versions of numpy, polars and Pillow). A shop
@@ -47,18 +48,20 @@ def write_shop(folder: Path, *, size: int = 1000, seed: int = 0, language: str =
 
     Args:
         folder: Where the shop goes: a path that does not exist yet, or an empty folder.
-        size: Number of items. There are twice as many users, about 42 interactions a user, and as many queries.
+        size: Number of items. There are twice as many users, and about 42 interactions a user.
         seed: Any integer from 0.
         language: Of all texts, a key of `LANGUAGES`. Who buys what is the same in each.
+        searches: Queries, in times of the items; no more than one for each of the purchases, some 50 an item.
 
     Raises:
-        InputError: The folder holds files, the size is under 50, the seed is negative, the language is not known, or
-            Pillow is not installed.
+        InputError: The folder holds files, the size is under 50, the seed is negative, the language is not known,
+            there are no searches, or Pillow is not installed.
     """
-    _check(folder, size, seed, language)
+    _check(folder, size, seed, language, searches)
     words = LANGUAGES[language]
     stock, people, visits, for_tables = draw_shop(size, seed, words)
-    tables = {**_tables(for_tables, stock, people, visits, words), "oracle": _oracle_table(stock, people, visits)}
+    tables = _tables(for_tables, stock, people, visits, words, searches)
+    tables["oracle"] = _oracle_table(stock, people, visits)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         whole = Path(part) / "shop"
@@ -77,11 +80,13 @@ def draw_shop(size: int, seed: int, words: Words) -> tuple[Stock, People, Visits
     return stock, people, draw_visits(for_visits, Causes.of(stock), people, moments), for_tables
 
 
-def _check(folder: Path, size: int, seed: int, language: str) -> None:
+def _check(folder: Path, size: int, seed: int, language: str, searches: int) -> None:
     if size < SMALLEST:
         raise InputError(f"The demo shop was asked for {size} items; it needs at least {SMALLEST}. Give a larger size.")
     if seed < 0:
         raise InputError(f"The demo shop's seed is {seed}; it must be 0 or more.")
+    if searches < 1:
+        raise InputError(f"The demo shop was asked for {searches} searches an item; give searches=1 or more.")
     if language not in LANGUAGES:
         hint = nearest(language, LANGUAGES)
         raise InputError(f"The demo shop's language is {language!r};{hint} expected one of {', '.join(LANGUAGES)}.")
@@ -90,11 +95,11 @@ def _check(folder: Path, size: int, seed: int, language: str) -> None:
 
 
 def _tables(
-    rng: np.random.Generator, stock: Stock, people: People, visits: Visits, words: Words
+    rng: np.random.Generator, stock: Stock, people: People, visits: Visits, words: Words, searches: int
 ) -> dict[str, pl.DataFrame]:
     counts = {"items": len(stock), "users": len(people)}
     fates = [rng.spawn(1)[0] for _ in range(7)]  # a table's own luck: a longer one leaves the others as they are
-    queries, relevance = search_tables(fates[0], stock, words, visits, users=len(people))
+    queries, relevance = search_tables(fates[0], stock, words, visits, users=len(people), count=searches * len(stock))
     return {
         "items": item_table(fates[1], stock, words),
         "users": user_table(fates[2], people, words),

@@ -1,6 +1,6 @@
 """A Chinese shop that sells what hangs on a phone: power banks, Bluetooth headphones, e-readers, watches.
 
-The same shop as in Chinese, place by place, with other goods on eight of its sixteen shelves: each stands where its
+The same shop as in Chinese, place by place, with other goods on six of its sixteen shelves: each stands where its
 price, materials and outline are likely (a Kindle is flat, of aluminium or plastic, and light).
 """
 

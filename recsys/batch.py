@@ -117,9 +117,13 @@ class UserBatch(Batch):
     profile: Tensor | None = None  # [B, P, V] int64 codes of user categories, 0 is missing
     profile_number: Tensor | None = None  # [B, M] float32, NaN is missing
     context: Tensor | None = None  # [B, H + 1, X] int64 codes of the moment of each next event, 0 is missing
-    query: Tensor | None = None  # [B] int64 row of the query text, -1 for none
+    query: Tensor | None = None  # [B] int64 row of the query's words and picture, -1 for none
     query_text: TextBatch | None = None  # [q, T]
     query_vector: Tensor | None = None  # [q, W] float32, for a frozen encoder
+    query_text_known: Tensor | None = None  # [q] bool, False where a query has no words; None: they all have
+    query_image: Tensor | None = None  # [q, 3, P, P] uint8, for an encoder that is trained
+    query_image_vector: Tensor | None = None  # [q, W] float32, for a frozen encoder
+    query_image_known: Tensor | None = None  # [q] bool, False where there is no picture, or none that can be read
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,9 +31,12 @@ def requests_hash(data: Prepared, requests: Requests) -> str:
 
 
 def _search(queries: Queries, row: int, place: dict[int, int]) -> tuple[object, ...]:
-    """The words of a query, whose it is among the requests, when it was asked, and of which split it is."""
+    """The words of a query, whose it is among the requests, when it was asked, of which split it is; and its picture,
+    where queries have some.
+    """
     whose = place.get(int(queries.user[row]), -1)
-    return queries.texts[row], whose, float(queries.order[row]), int(queries.stage[row])
+    shown = () if queries.pictures is None else (queries.pictures[row],)
+    return queries.texts[row], whose, float(queries.order[row]), int(queries.stage[row]), *shown
 
 
 def _histories(data: Prepared, requests: Requests) -> list[np.ndarray]:

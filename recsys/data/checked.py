@@ -65,7 +65,11 @@ def checked_path(config: DataConfig) -> Path | None:
     Face, or pictures, which may change without a table's doing so.
     """
     places = [config.root, *filter(None, config.tables.values())]
-    if config.items.image is not None or any(place.startswith("hf:") for place in places):
+    if (
+        config.items.image is not None
+        or config.queries.image is not None
+        or any(place.startswith("hf:") for place in places)
+    ):
         return None
     settings = asdict(config)
     for ignored in ("cache", "history"):

@@ -12,6 +12,7 @@ from recsys.data.images import Images
 from recsys.data.notes import Notes
 from recsys.data.pasts import Past, Searches
 from recsys.data.prepare import Prepared
+from recsys.data.query_images import read_query_images, worded
 from recsys.data.split import TEST
 
 ReadTexts = Callable[..., TextBatch]
@@ -26,6 +27,11 @@ class Texts:
     vectors: np.ndarray | None = None  # [N, W]
     dropout: float = 0.0
     """Share of the tokens that are left out in training."""
+
+    @property
+    def there(self) -> bool:
+        """Whether anything can be read."""
+        return self.tokens is not None or self.vectors is not None
 
     def read(
         self, rows: np.ndarray, moved: tuple[int, int] | None = None
@@ -49,7 +55,8 @@ class NoteReader:
 
 
 HIDEABLE = ("text", "image", "profile", "context", "history", "reviews", "ads")
-"""Sources that a data set can be read without; `text` is that of the items: a query's own words are the question."""
+"""Sources that a data set can be read without; `text` and `image` are those of the items: a query's own words and
+picture are the question."""
 
 
 class Features:
@@ -61,11 +68,12 @@ class Features:
     def __init__(
         self, data: Prepared, items: Texts, queries: Texts, *, max_items: int, searches: bool = False,
         images: Images | None = None, notes: Mapping[str, NoteReader] | None = None,
-        hidden: Collection[str] = (),
+        hidden: Collection[str] = (), query_images: Images | None = None,
     ) -> None:  # fmt: skip
-        """`notes` are by name: reviews, ads."""
+        """`notes` are by name: reviews, ads. `query_images` are the pictures of queries, where they are read."""
         self.data, self.item_texts, self.query_texts, self.max_items = data, items, queries, max_items
         self.images, self.notes, self.hidden = images, notes or {}, frozenset(hidden)
+        self.query_images = query_images
         self.searches = Searches(data.queries) if searches and data.queries is not None else None
 
     def items(self, rows: np.ndarray, moved: tuple[int, int] | None = None) -> ItemBatch:
@@ -133,6 +141,7 @@ class Features:
         tokens, vectors = self.query_texts.read(texts, moved) if len(texts) else (None, None)
         history, mask, position, event = self._entries(pasts, texts, local)
         known = np.full_like(users, -1) if "profile" in self.hidden else users
+        asked = np.where(queries >= 0, np.searchsorted(texts, queries), -1)
         return UserBatch(
             history=torch.from_numpy(history),
             history_mask=torch.from_numpy(mask),
@@ -143,10 +152,23 @@ class Features:
             if data.profile_number.shape[1]
             else None,
             context=self._context(pasts, history.shape[1]),
-            query=torch.from_numpy(np.where(queries >= 0, np.searchsorted(texts, queries), -1)) if len(texts) else None,
             query_text=tokens,
             query_vector=vectors,
+            **(self._asked(asked, texts, moved) if len(texts) else {}),
         )
+
+    def _asked(
+        self, asked: np.ndarray, texts: np.ndarray, moved: tuple[int, int] | None
+    ) -> dict[str, torch.Tensor | None]:
+        """`query` and the fields beside its words. Who asks without words and without a picture that can be read is
+        answered by whatever else is known of him: he has no query.
+        """
+        words, query = worded(self.data.queries, texts), torch.from_numpy(asked)
+        if self.query_images is None or words is None:
+            return {"query": query, "query_text_known": words}
+        shown = read_query_images(self.query_images, texts, moved)
+        told = (words & self.query_texts.there) | shown["query_image_known"]
+        return {"query": torch.where(told[query], query, -1), "query_text_known": words, **shown}
 
     def _entries(self, pasts: list[Past], texts: np.ndarray, local: "Local") -> list[np.ndarray]:
         """History, mask, position and event, each [B, H]; H is a multiple of 8."""

@@ -128,6 +128,12 @@ def pixel_cache(root: str, cells: pl.Series, pixels: int, folder: Path) -> Path:
     return home
 
 
+def decode_picture(content: bytes, pixels: int) -> np.ndarray | None:
+    """[1, 3, P, P] uint8 of a picture's bytes, kept nowhere; None for one that cannot be read."""
+    found = _decoder("", pixels)(content)
+    return None if found is None else found[None]
+
+
 def _decoder(root: str, pixels: int) -> Callable[[Any], np.ndarray | None]:
     """Cell -> [3, P, P] uint8, None for what is missing or cannot be read. Raises InputError without Pillow."""
     try:

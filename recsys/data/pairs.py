@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from recsys.batch import ApartBatch, TextBatch
 from recsys.data.datasets import Past
 from recsys.data.prepare import Prepared
+from recsys.data.query_images import pictures_alone
 from recsys.data.text import join_columns, plain_backend
 from recsys.data.tokens import TokenCache, token_cache
 from recsys.errors import InputError
@@ -113,6 +114,7 @@ class PairTexts:
         self.knows_profiles = "profile" not in hidden
         self.profile = data.profile
         self.queries = words(data.queries.texts) if data.queries is not None else None
+        self.silent = pictures_alone(data.queries)  # of these nothing can be read
 
     def about(self, data: Prepared) -> "PairTexts":
         """The same catalogue, asked about other users or a few other queries."""
@@ -120,6 +122,7 @@ class PairTexts:
         other.profile = data.profile
         texts = data.queries.texts if data.queries is not None else []
         other.queries = Words.encode(texts, self.tokenizer, self.max_tokens)
+        other.silent = pictures_alone(data.queries)
         return other
 
     def fields(
@@ -127,17 +130,23 @@ class PairTexts:
     ) -> tuple[dict[str, Any], int]:
         """The fields of a PrunerBatch that hold the words of B requests, and how many tokens these are.
 
-        The arguments are those of `batch`.
+        The arguments are those of `batch`. Raises InputError for a query that is a picture alone.
         """
+        asked = queries[queries >= 0]
+        if self.silent is not None and (count := int(self.silent[asked].sum())):
+            remedy = "give them words, or take a pruner that reads no pairs (model.text.mode: frozen), or none"
+            raise InputError(
+                f"This pruner reads words, and {count} of {len(asked)} queries are pictures alone; {remedy}."
+            )
         if self.apart is None:
             pairs = self.batch(pasts, users, queries, candidates)
             return {"pairs": pairs}, int(pairs.mask.sum())
         distinct, row = np.unique(np.maximum(candidates, 0), return_inverse=True)
-        asked = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
+        heads = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
         words, opened = [self.items.gather(item) for item in distinct.reshape(-1, 1)], self.apart == "late"
         told = [self._framed(one, opened=opened) for one in words]
         apart = ApartBatch(
-            request=self._padded(asked), candidate=self._padded(told),
+            request=self._padded(heads), candidate=self._padded(told),
             row=torch.from_numpy(np.where(candidates >= 0, row.reshape(candidates.shape), -1)),
         )  # fmt: skip
         return {"apart": apart}, int(apart.request.mask.sum()) + int(apart.candidate.mask.sum())

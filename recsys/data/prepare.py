@@ -34,7 +34,7 @@ from recsys.shards import one_at_a_time
 from recsys.tables import DataConfig, Tables
 from recsys.tables.config import ItemsConfig
 from recsys.tables.door import admit
-from recsys.tables.images import pictures_digest
+from recsys.tables.images import picture_digests, pictures_digest
 from recsys.tables.inspection import inspect
 
 LAYOUT = 3
@@ -65,6 +65,8 @@ class Queries:
     """Queries and what is relevant for them."""
 
     texts: list[str]
+    pictures: list[str] | None = None
+    """Of what each query shows, a hash, "" for no picture; None: queries are words alone."""
     user: np.ndarray  # [Q] int64, -1 for nobody
     order: np.ndarray  # [Q] float64, NaN for unknown
     stage: np.ndarray  # [Q] int8
@@ -212,6 +214,8 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     for table, name in _FILTERS:  # a data set without filters has the hash that it always had
         if roles[table][name] is None:
             roles[table].pop(name)
+    if roles["queries"]["image"] is None:
+        roles["queries"].pop("image")
     digest.update(json.dumps([LAYOUT, roles], sort_keys=True).encode())
     for name in names:
         frame: pl.DataFrame | None = getattr(tables, name)
@@ -220,6 +224,8 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
             digest.update(frame.hash_rows(seed=1).to_numpy().tobytes())
     if config.items.image is not None:
         digest.update(pictures_digest(config.root, tables.items[config.items.image]))
+    if config.queries.image is not None and tables.queries is not None and "queries" in names:
+        digest.update(pictures_digest(config.root, tables.queries[config.queries.image]))
     return digest
 
 
@@ -294,7 +300,9 @@ def _queries(tables: Tables, config: DataConfig, histories: Histories | None) ->
     if roles.order:
         order = frame.select(order_column(frame.lazy(), roles.order)).to_series().fill_null(np.nan).to_numpy()
     return Queries(
-        texts=join_columns(frame, [roles.text]), user=user, order=order, offsets=offsets, item=item, grade=grade,
+        texts=join_columns(frame, [roles.text] if roles.text in frame.columns else []),
+        pictures=None if roles.image is None else picture_digests(config.root, frame[roles.image]),
+        user=user, order=order, offsets=offsets, item=item, grade=grade,
         stage=_query_stage(frame, config, user, order, histories),
     )  # fmt: skip
 

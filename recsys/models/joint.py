@@ -113,6 +113,8 @@ class JointEncoder(nn.Module):
         items, hidden = self._items(batch.items, batch.item_vector), self._hidden(batch)
         vectors = batch.users.query_vector
         queries = self.words(vectors) if self.words is not None and vectors is not None else None
+        if queries is not None and (worded := batch.users.query_text_known) is not None:  # of a picture, words lack
+            queries = torch.where(worded[:, None], queries, self.missing["text"])
         users, mask = self._users(batch, items, hidden, queries)
         sources = self._sources(batch, items, hidden, evidence)
         matches = self._matches(batch, items, hidden, sources, queries)

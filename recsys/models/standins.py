@@ -63,6 +63,11 @@ class OnnxJudge:
 
     def __call__(self, batch: PrunerBatch, states: object = None) -> Tensor:
         """[B, K, 1 + G] logits. No texts are read here, whose `states` could be kept."""
+        worded = batch.users.query_text_known
+        if worded is not None and not worded.all():
+            raise InputError(
+                "The ONNX file of a pruner reads the words of queries, and some have none; set runtime: torch."
+            )
         rows, columns = batch.candidate.shape
         sizes = {"requests": rows, "candidates": columns}
         return torch.from_numpy(self.session.run(named_tensors(batch, self.session.inputs, sizes))[0])

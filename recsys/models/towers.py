@@ -15,6 +15,7 @@ from recsys.models.dynamic import DynamicConfig, DynamicItems
 from recsys.models.fields import Categories, Numbers, absent, contribution, widened
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
+from recsys.models.queries import mean_of_known
 from recsys.models.text import TextEncoder
 
 LARGEST_SCALE = 100.0
@@ -33,7 +34,7 @@ class RetrieverConfig:
     text: TextConfig | None = None
     """Text encoder of items and queries (shared)."""
     image: ImageConfig | None = None
-    """Image encoder of items, where data.items.image names a column."""
+    """Image encoder of items, where data.items.image names a column, and of queries (shared) by data.queries.image."""
     hide: float = 0.0
     """Share of a training batch's items with a picture whose words are hidden, of those whose picture is (never both),
     of the users whose profile is and of those whose moment is: none is leant on alone, and what is missing is known."""
@@ -109,8 +110,9 @@ class Retriever(nn.Module):
         self.items = ItemTower(config, sizes, width, text.width if text else 0, image.width if image else 0)
         self.users = UserTower(config, sizes, width)
         self.dynamic = None if config.dynamic is None else DynamicItems(config.dynamic, self.items.sources, width)
-        if text is None and self.users.out is None:
-            raise InputError("Nothing describes a user: set model.history, model.text for queries, or data.users.")
+        if text is None and image is None and self.users.out is None:
+            remedy = "set model.history, model.text or model.image for queries, or data.users"
+            raise InputError(f"Nothing describes a user: {remedy}.")
         start = config.temperature or (0.05 if config.normalize else math.sqrt(width))
         self.log_scale = nn.Parameter(torch.tensor(-math.log(start)), requires_grad=config.learn_temperature)
 
@@ -135,7 +137,7 @@ class Retriever(nn.Module):
     def encode_items(self, batch: ItemBatch) -> Tensor:
         """[n, D] item vectors; with `dynamic` [n, D + h], each followed by its features (`vectors` leaves them out)."""
         text = self.text_vectors(batch.text, batch.text_vector)
-        image = self._image_vectors(batch)
+        image = self.image_vectors(batch.image, batch.image_vector, batch.image_known)
         unused = absent(self.text if text is None else None, self.image if image is None else None)
         sources = self.items.sources_of(batch, text, image)
         vectors = self.normalised(self.items(sources) + unused)
@@ -155,22 +157,30 @@ class Retriever(nn.Module):
         plain = torch.bmm(self.vectors(items), users[..., None])[..., 0]
         return plain if self.dynamic is None else plain + self.dynamic(users, items[..., self.width :])
 
-    def _image_vectors(self, batch: ItemBatch) -> Tensor | None:
-        """[n, W] pooled states of the pictures: computed, of those that there are, or the cached ones."""
-        if batch.image_vector is not None or batch.image is None or batch.image_known is None:
-            return batch.image_vector
+    def image_vectors(self, pixels: Tensor | None, vectors: Tensor | None, known: Tensor | None) -> Tensor | None:
+        """[n, W] pooled states of pictures [n, 3, P, P]: computed, of those that are known [n], or the cached ones."""
+        if vectors is not None or pixels is None or known is None:
+            return vectors
         assert self.image is not None
-        rows = batch.image_known.nonzero()[:, 0]
-        found = self.image(batch.image[rows])
-        whole = found.new_zeros(len(batch.index), found.shape[1]).index_copy(0, rows, found)
+        rows = known.nonzero()[:, 0]
+        found = self.image(pixels[rows])
+        whole = found.new_zeros(len(known), found.shape[1]).index_copy(0, rows, found)
         return whole + absent(self.image)  # some architectures have weights that no picture passes
 
     def encode_users(self, batch: UserBatch, items: Tensor) -> Tensor:
         """[B, H + 1, D] user vectors before each event and after the last; `items` [n, D] come from `encode_items`."""
         batch, items = self._partly_hidden(batch), self.vectors(items)
+        return self.normalised(self.users(batch, items, self.query_vectors(batch)))
+
+    def query_vectors(self, batch: UserBatch) -> Tensor | None:
+        """[q, D] of the batch's queries, the mean of what words and picture say by the encoders and projections of the
+        items'; zero for one that has neither. None where there is nothing to read.
+        """
         text = self.text_vectors(batch.query_text, batch.query_vector)
-        queries = None if text is None else self.normalised(self.items.project_text(text))
-        return self.normalised(self.users(batch, items, queries))
+        image = self.image_vectors(batch.query_image, batch.query_image_vector, batch.query_image_known)
+        told = [] if text is None else [(self.items.project_text(text), batch.query_text_known)]
+        told += [] if image is None else [(self.items.project_image(image), batch.query_image_known)]
+        return self.normalised(mean_of_known(told)) if told else None
 
     def _partly_hidden(self, batch: UserBatch) -> UserBatch:
         """In training, profiles and moments of a share `hide` of the users are missing, each drawn by itself."""
@@ -225,6 +235,11 @@ class ItemTower(nn.Module):
         text = self.dropout(self.text_norm(widened(text)))
         return text if self.text is None else self.text(text)
 
+    def project_image(self, image: Tensor) -> Tensor:
+        """[n, W] states of pictures -> [n, D]."""
+        assert self.image is not None
+        return self.dropout(self.image(widened(image)))
+
     def sources_of(self, batch: ItemBatch, text: Tensor | None, image: Tensor | None = None) -> Tensor:
         """[n, S, D] state of each source; `text` and `image` [n, W] are the states of the items' words and pictures."""
         seen = None if image is None else batch.image_known
@@ -263,7 +278,7 @@ class ItemTower(nn.Module):
             return absent()
         if image is None or shown is None:
             return absent(self.image) + self.no_image
-        return torch.where(shown, self.dropout(self.image(widened(image))), self.no_image)
+        return torch.where(shown, self.project_image(image), self.no_image)
 
 
 def _id_vectors(items: int, width: int) -> nn.Embedding:
@@ -275,7 +290,7 @@ def _id_vectors(items: int, width: int) -> nn.Embedding:
 
 
 class UserTower(nn.Module):
-    """History transformer with profile and moment; the query's words are added to its last state.
+    """History transformer with profile and moment; the query's words and picture are added to its last state.
 
     Of whom nothing is known but the query, that query's own vector is the user's: a pretrained text encoder keeps what
     it knows.
@@ -295,7 +310,7 @@ class UserTower(nn.Module):
         self.out = nn.Linear(width, width) if any(source is not None for source in sources) else None
 
     def forward(self, batch: UserBatch, items: Tensor, queries: Tensor | None) -> Tensor:
-        """[B, H + 1, D]; `queries` [q, D] are the vectors of the batch's query texts."""
+        """[B, H + 1, D]; `queries` [q, D] are the vectors of the batch's queries."""
         moment = None if batch.context is None else batch.context[..., None]
         state = self._history(batch, items, queries) + contribution(self.context, moment)
         vectors = state if self.out is None else self.out(state)

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from recsys.data.features import HIDEABLE, Features, Texts
+from recsys.data.images import Images
 from recsys.data.notes import Notes, read_notes
 from recsys.data.pairs import PairTexts
 from recsys.data.prepare import Codes, Prepared, catalogue_hash
@@ -285,11 +286,13 @@ class Cascade:
         remedy = "its probabilities may be off; use the same here, or train it on candidates that are made so"
         return f"{self.pruner.folder} has learnt from lists made with {learnt}; here there is {found}: {remedy}."
 
-    def about(self, data: Prepared, text: str | None = None) -> Self:
-        """The same models and catalogue, asked about other users, or one query that is the only one of `data`."""
-        retriever = replace(
-            self.retriever, data=data, features=_about(self.retriever.features, self.retriever.words, data, text)
-        )
+    def about(self, data: Prepared, text: str | None = None, picture: Images | None = None) -> Self:
+        """The same models and catalogue, asked about other users, or one query that is the only one of `data`: its
+        words, or its picture as the retriever reads it (`read_picture`), or both.
+        """
+        features = _about(self.retriever.features, self.retriever.words, data, text)
+        features.query_images = picture
+        retriever = replace(self.retriever, data=data, features=features)
         if self.pruner is None:
             return replace(self, retriever=retriever)
         features = _about(self.pruner.features, self.pruner.words, data, text)
@@ -326,7 +329,7 @@ def read_sources(cascade: Cascade) -> list[str]:
 def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:
     queries = words.read_once(text) if words is not None and text is not None else Texts()
     other = copy(features)
-    other.data, other.query_texts, other.searches = data, queries, None
+    other.data, other.query_texts, other.query_images, other.searches = data, queries, None, None
     return other
 
 

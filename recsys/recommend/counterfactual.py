@@ -23,7 +23,16 @@ from recsys.data.pasts import Past
 from recsys.data.requests import Requests, moment_orders, request_pasts
 from recsys.errors import InputError
 from recsys.recommend.cascade import Cascade
-from recsys.recommend.deletions import Asked, Gone, hides, items_without, numbers_of, past_without, users_without
+from recsys.recommend.deletions import (
+    Asked,
+    Gone,
+    hides,
+    items_without,
+    numbers_of,
+    past_without,
+    reworded,
+    users_without,
+)
 from recsys.recommend.standing import LexicalSource, Said, evidence
 from recsys.recommend.words import Words
 from recsys.retrieval.candidates import Found, retrieve
@@ -239,7 +248,7 @@ class Counterfactuals:
         other, requests = copy(pairs), block.requests
         other.items = PairWords.encode([self.item_text(*one) for one in block.items], pairs.tokenizer, pairs.max_tokens)
         queries = [self.query_text(*one) if self.requests.queries[one[0]] >= 0 else "" for one in block.rows]
-        other.queries = PairWords.encode(queries, pairs.tokenizer, pairs.max_tokens)
+        other.queries, other.silent = PairWords.encode(queries, pairs.tokenizer, pairs.max_tokens), None
         users = self.requests.users[requests]
         if pairs.profile.shape[1]:
             other.profile = self._profiles(block.rows)
@@ -269,9 +278,8 @@ class Counterfactuals:
         changed = [row for row, one in enumerate(gone) if numbers_of(one, "query")]
         if reader is None or not changed or batch.query_vector is None or batch.query is None:
             return batch
-        vectors, query = self._read(reader, [self.query_text(*rows[row]) for row in changed]), batch.query.clone()
-        query[changed] = len(batch.query_vector) + torch.arange(len(changed))
-        return replace(batch, query=query, query_vector=torch.cat([batch.query_vector, vectors]))
+        texts = [self.query_text(*rows[row]) for row in changed]
+        return reworded(batch, changed, self._read(reader, texts), texts)
 
     def _item_batch(
         self, features: Features, reader: TextReader | None, rows: np.ndarray, gone: Sequence[Gone]

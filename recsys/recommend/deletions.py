@@ -113,6 +113,31 @@ def users_without(batch: UserBatch, gone: Sequence[Gone], lengths: Sequence[int]
     )  # fmt: skip
 
 
+def reworded(batch: UserBatch, rows: list[int], vectors: Tensor, texts: list[str]) -> UserBatch:
+    """The requests `rows` with other words of their queries, and the pictures that these had.
+
+    Args:
+        batch: B requests, whose queries' words are vectors.
+        rows: [n] requests with a query.
+        vectors: [n, W] of the words that are left.
+        texts: these words.
+    """
+    assert batch.query is not None
+    assert batch.query_vector is not None
+    left = torch.tensor([bool(text.strip()) for text in texts])
+    known, query, own = batch.query_text_known, batch.query.clone(), batch.query[rows]
+    query[rows] = len(batch.query_vector) + torch.arange(len(rows))
+    picture, shown = (
+        None if values is None else torch.cat([values, values[own]])
+        for values in (batch.query_image_vector, batch.query_image_known)
+    )
+    return replace(
+        batch, query=query, query_vector=torch.cat([batch.query_vector, vectors]), query_image_vector=picture,
+        query_image_known=shown,
+        query_text_known=None if known is None else torch.cat([known, left]),
+    )  # fmt: skip
+
+
 def _context_without(context: Tensor, gone: Sequence[Gone], lengths: Sequence[int]) -> Tensor:
     for row, one in enumerate(gone):
         if hides(one, "context"):

@@ -18,6 +18,7 @@ from recsys.recommend.cascade import Cascade
 from recsys.recommend.expose import priced
 from recsys.recommend.serve import open_cascade
 from recsys.recommend.settings import InferRun
+from recsys.retrieval.embed import read_picture
 from recsys.tables import DataConfig
 
 
@@ -40,6 +41,7 @@ class Recommender:
     >>> shop = Recommender.load("runs/shop")
     >>> shop.recommend(history=["i00017", "i00403"], context={"device": "phone"})
     >>> shop.search("waterproof backpack")
+    >>> shop.search(image="backpack.jpg")
     """
 
     def __init__(self, cascade: Cascade) -> None:
@@ -90,15 +92,20 @@ class Recommender:
         end = np.array([len(history)])
         return self._lists(self.cascade.about(one), top, user=0, query=-1, end=end, moment=end)
 
-    def search(self, text: str, *, top: int = 10) -> list[Recommendation]:
-        """Items for a query of somebody unknown, at most `top`. Raises InputError if it is empty, or not to be read."""
-        if not text.strip():
-            raise InputError("The query is empty; give at least one word.")
-        if self.cascade.retriever.words is None:
+    def search(self, text: str = "", *, image: str | Path | bytes | None = None, top: int = 10) -> list[Recommendation]:
+        """Items for a query of somebody unknown, at most `top`: words, a picture (a file, or its bytes), or both.
+
+        Raises InputError if it is empty, or not to be read.
+        """
+        words = text if text.strip() else None
+        if words is None and image is None:
+            raise InputError("The query is empty; give at least one word, or a picture.")
+        if words is not None and self.cascade.retriever.words is None:
             raise InputError("This retriever has no text encoder, so it cannot search; train one with model.text.")
-        one = replace(self.cascade.data, queries=_one_query(text))
+        picture = None if image is None else read_picture(self.cascade.retriever, image)
+        one = replace(self.cascade.data, queries=_one_query(words or "", shown=picture is not None))
         none = np.array([-1])
-        return self._lists(self.cascade.about(one, text), top, user=-1, query=0, end=none, moment=none)
+        return self._lists(self.cascade.about(one, words, picture), top, user=-1, query=0, end=none, moment=none)
 
     @staticmethod
     def _lists(
@@ -178,9 +185,10 @@ def _code(known: list[str], value: Any) -> int:
     return known.index(text) + 1 if text in known else 0
 
 
-def _one_query(text: str) -> Queries:
+def _one_query(text: str, *, shown: bool) -> Queries:
     none = np.zeros(0, dtype=np.int64)
     return Queries(
-        texts=[text], user=np.array([-1]), order=np.array([np.nan]), stage=np.zeros(1, dtype=np.int8),
+        texts=[text], pictures=["shown"] if shown else None,
+        user=np.array([-1]), order=np.array([np.nan]), stage=np.zeros(1, dtype=np.int8),
         offsets=np.zeros(2, dtype=np.int64), item=none, grade=none.astype(np.float32),
     )  # fmt: skip

@@ -144,7 +144,8 @@ def _asked(retriever: OpenRetriever, items: np.ndarray, config: IndexConfig) -> 
     if data.histories is not None and retriever.model.users.out is not None:
         users = np.sort(rng.permutation(len(data.histories))[:most])
         found += embed_requests(retriever, items, serving_requests(data, retriever.config.history.until, users))
-    if data.queries is not None and retriever.words is not None:
+    asked = retriever.words is not None or retriever.features.query_images is not None
+    if data.queries is not None and asked:
         rows = np.sort(rng.permutation(len(data.queries))[:most])
         found += embed_requests(retriever, items, query_requests(data, rows))
     return np.concatenate(found) if found else np.asarray(items, dtype=np.float32)

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import ItemBatch, TextBatch
 from recsys.data.features import Features, Local, Texts, note_readers
-from recsys.data.images import Images, image_source
+from recsys.data.images import Images, decode_picture, image_source
 from recsys.data.prepare import Codes, Prepared, prepare
+from recsys.data.query_images import check_query_images, query_cells
 from recsys.data.requests import Requests, request_pasts
 from recsys.data.text import load_tokenizer, plain_backend
 from recsys.data.tokens import Tokens, tokenize
@@ -108,8 +109,9 @@ class OpenRetriever:
         codes = Codes.load(folder / "codes.json")
         check_roles(codes, config, folder)
         words = TextReader.open(folder, model, config.cache)
+        check_query_images(config, encoded=model.image is not None)
         data = prepare(config, codes)
-        features = open_features(words, data, config, model.image, hidden=hidden, share=share)
+        features = open_features(words, data, config, model.image, hidden=hidden, share=share, asks=True)
         return cls(
             folder=folder, config=config, model=model, words=words, data=data, features=features, runtime=runtime
         )
@@ -149,7 +151,7 @@ def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
 
 def open_features(
     words: TextReader | None, data: Prepared, config: DataConfig, image: ImageEncoder | None = None, *,
-    notes: int = 0, hidden: Collection[str] = (), share: tuple[int, int] = (0, 1),
+    notes: int = 0, hidden: Collection[str] = (), share: tuple[int, int] = (0, 1), asks: bool = False,
 ) -> Features:  # fmt: skip
     """Reader of batches in which every text is a vector of `words`, and every picture one of `image`.
 
@@ -159,6 +161,7 @@ def open_features(
         notes: reviews, and ads, of an item that are read at most; 0: none are.
         hidden: sources that are read as if the data set did not have them.
         share: of the vectors that are not there, as `text_source` takes it.
+        asks: whether pictures of queries are read, too.
     """
     left: list[Unfinished] = []
 
@@ -169,24 +172,52 @@ def open_features(
             left.append(unfinished)
             return Texts()
 
-    said, images = data.notes if notes else {}, None
+    def look(cells: pl.Series | None) -> Images | None:
+        try:
+            return None if image is None or cells is None else _images(image, cells, config, share)
+        except Unfinished as unfinished:
+            left.append(unfinished)
+            return None
+
+    said = data.notes if notes else {}
     items, queries = read(data.catalogue.texts), read([] if data.queries is None else data.queries.texts)
     vectors = {name: read(one.texts).vectors for name, one in said.items()}
-    if image is not None:
-        images = _images(image, data, config, share)
+    images, shown = look(_item_cells(data, config)), look(query_cells(config, data) if asks else None)
     if left:
         raise left[0]
     return Features(
         data, items, queries, max_items=config.history.max_items, hidden=hidden,
-        searches=config.history.queries and words is not None, images=images,
-        notes=note_readers(data, vectors, notes) if notes else None,
+        searches=config.history.queries and words is not None and (queries.there or shown is not None), images=images,
+        query_images=shown, notes=note_readers(data, vectors, notes) if notes else None,
     )  # fmt: skip
 
 
-def _images(encoder: ImageEncoder, data: Prepared, config: DataConfig, share: tuple[int, int]) -> Images:
-    """Vectors of the items' pictures; where the config names no column of them, all are missing."""
+def read_picture(retriever: OpenRetriever, picture: str | Path | bytes) -> Images:
+    """The vector of one picture, a file or its bytes, kept nowhere, as the only query's. Raises InputError if it cannot
+    be read, or the retriever reads no pictures.
+    """
+    encoder = retriever.model.image
+    if encoder is None:
+        raise InputError("This retriever has no image encoder, so it sees no pictures; train one with model.image.")
+    name = "The picture" if isinstance(picture, bytes) else str(picture)
+    try:
+        content = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}); give the file of a picture.") from error
+    pixels = decode_picture(content, encoder.pixels)
+    if pixels is None:
+        raise InputError(f"{name} cannot be decoded; give a picture, such as a JPEG or PNG file.")
+    return Images(known=np.ones(1, dtype=bool), vectors=encode_images(encoder, pixels))
+
+
+def _item_cells(data: Prepared, config: DataConfig) -> pl.Series:
+    """[N] paths or bytes of the items' pictures; where the config names no column of them, all are missing."""
     column, items = config.items.image, data.tables.items
-    cells = items[column] if column is not None else pl.Series([None] * len(items), dtype=pl.String)
+    return items[column] if column is not None else pl.Series([None] * len(items), dtype=pl.String)
+
+
+def _images(encoder: ImageEncoder, cells: pl.Series, config: DataConfig, share: tuple[int, int]) -> Images:
+    """Vectors of pictures."""
     frozen = FrozenEncoder(encode=partial(encode_images, encoder), width=encoder.width, key=encoder.content_hash())
     return image_source(config.root, cells, encoder.pixels, Path(config.cache), frozen=frozen, share=share)
 

@@ -149,6 +149,10 @@ class QueriesConfig:
 
     id: str = "query_id"
     text: str = "query"
+    """Column with the words. Where pictures ask, a table may do without a column "query"."""
+    image: str | None = None
+    """Column with a path below the data root, or bytes: what a query shows, beside its words or in place of them. Read
+    by the encoder of the items' pictures (model.image of a retriever)."""
     user: str | None = None
     """Column with the user who searched; with `order` the search can stand in the user's history."""
     order: str | None = None
@@ -249,9 +253,9 @@ class PolicyConfig:
     orphan: Policy = "error"
     """A row that names an unknown item or user."""
     image: Policy = "keep"
-    """A missing or unreadable image; keep: the item stays, its image becomes missing."""
+    """A missing or unreadable image; keep: the item or query stays, its image becomes missing."""
     text: Policy = "keep"
-    """An item without any text."""
+    """An item without any text; a query without words and without a picture that can be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

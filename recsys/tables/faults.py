@@ -1,7 +1,7 @@
 """A fault and how its rows are shown. What is private (user ids, query texts) never gets into one, unless asked for."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import polars as pl
@@ -59,7 +59,8 @@ class Inspection:
     faults: tuple[Fault, ...] = ()
     usable: frozenset[tuple[str, str]] = frozenset()
     """(table, column) that are there with a type that fits their roles."""
-    images: tuple[BrokenImage, ...] = ()
+    images: Mapping[str, tuple[BrokenImage, ...]] = field(default_factory=dict[str, tuple[BrokenImage, ...]])
+    """By table, pictures that are missing or cannot be read."""
     show_ids: bool = False
 
     def has(self, table: str, *columns: str | None) -> bool:
@@ -67,11 +68,11 @@ class Inspection:
         return table in self.frames and all(column is None or (table, column) in self.usable for column in columns)
 
     def hides(self, table: str, column: str) -> bool:
-        """Whether values of the column are kept out of reports: user ids and query texts."""
+        """Whether values of the column are kept out of reports: user ids, and the texts and pictures of queries."""
         if self.show_ids:
             return False
         users = any(role.column == column and role.table == "users" for role in roles(self.config, table))
-        return users or (table == "queries" and column == self.config.queries.text)
+        return users or (table == "queries" and column in (self.config.queries.text, self.config.queries.image))
 
 
 def located(seen: Inspection, fault: Fault, bad: pl.LazyFrame, count: int) -> Fault:

@@ -1,4 +1,4 @@
-"""Whether the pictures of the items are there and can be decoded."""
+"""Whether the pictures of items and queries are there and can be decoded."""
 
 import io
 import warnings
@@ -54,13 +54,21 @@ def pictures_digest(root: str, cells: pl.Series, *, times: bool = False) -> byte
     """
     digest = blake2b(digest_size=16)
     for cell in cells:
-        if isinstance(cell, bytes):
-            digest.update(b"bytes" + blake2b(cell, digest_size=16).digest())
-            continue
-        found = (Path(root) / cell).stat() if cell is not None and is_inside(root, cell) else None
-        stamp = "none" if found is None else f"{found.st_size} {found.st_mtime_ns if times else ''}"
-        digest.update(f"path {cell} {stamp}\n".encode())
+        digest.update(_named(root, cell, times=times))
     return digest.digest()
+
+
+def picture_digests(root: str, cells: pl.Series) -> list[str]:
+    """The same of each cell by itself; "" where it is empty."""
+    return [blake2b(_named(root, cell), digest_size=16).hexdigest() if cell else "" for cell in cells]
+
+
+def _named(root: str, cell: str | bytes | None, *, times: bool = False) -> bytes:
+    if isinstance(cell, bytes):
+        return b"bytes" + blake2b(cell, digest_size=16).digest()
+    found = (Path(root) / cell).stat() if cell is not None and is_inside(root, cell) else None
+    stamp = "none" if found is None else f"{found.st_size} {found.st_mtime_ns if times else ''}"
+    return f"path {cell} {stamp}\n".encode()
 
 
 def is_inside(root: str, path: str) -> bool:

@@ -12,7 +12,7 @@ from recsys.tables.formats import misfits, readable, what_is_there
 from recsys.tables.images import broken_images
 from recsys.tables.links import duplicate_faults, event_faults, leak_faults, link_faults, scale_faults
 from recsys.tables.read import open_tables
-from recsys.tables.roles import Role, missing_columns, roles
+from recsys.tables.roles import Role, image_column, missing_columns, roles
 from recsys.tables.rows import row_faults
 
 _EXPECTED = {
@@ -62,9 +62,10 @@ def _lonely_tables(config: DataConfig, there: set[str]) -> Iterable[Fault]:
 def _look_at(seen: Inspection, table: str, frame: pl.LazyFrame) -> Inspection:
     held = frame if table == "interactions" else frame.collect().lazy()
     seen = _with_columns(replace(seen, frames=seen.frames | {table: held}), table)
+    seen = _with_images(seen, table)  # before the rows: a query without words is empty if its picture is broken
     for find in (_empty_faults, row_faults, link_faults, *_OWN.get(table, ())):
         seen = add(seen, find(seen, table))
-    return _with_images(seen) if table == "items" else seen
+    return seen
 
 
 _OWN: dict[str, tuple[Callable[[Inspection, str], Iterable[Fault]], ...]] = {
@@ -132,26 +133,26 @@ def _empty_faults(seen: Inspection, table: str) -> Iterable[Fault]:
         )
 
 
-def _with_images(seen: Inspection) -> Inspection:
-    column = seen.config.items.image
-    if column is None or not seen.has("items", column):
+def _with_images(seen: Inspection, table: str) -> Inspection:
+    column = image_column(seen.config, table)
+    if column is None or not seen.has(table, column):
         return seen
-    cells = seen.frames["items"].select(column).collect()[column]
+    cells = seen.frames[table].select(column).collect()[column]
     broken = broken_images(seen.config.root, cells)
     policy = seen.config.policy.image
     for kind in sorted({one.kind for one in broken}):
         own = [one for one in broken if one.kind == kind]
         rows = tuple(one.row for one in own[:FIRST])
         fault = Fault(
-            table="items",
+            table=table,
             column=column,
             kind=kind,
             message=own[0].message,
             remedy=accept("image", policy),
             count=len(own),
             rows=rows,
-            values=tuple(short(cells[row]) for row in rows),
+            values=() if seen.hides(table, column) else tuple(short(cells[row]) for row in rows),
             severity=severity(policy),
         )
         seen = add(seen, [fault])
-    return replace(seen, images=tuple(broken))
+    return replace(seen, images={**seen.images, table: tuple(broken)})

@@ -11,8 +11,8 @@ import polars as pl
 from recsys.errors import InputError
 from recsys.tables.faults import ROW, Inspection
 from recsys.tables.links import key_column, mark_unknown
-from recsys.tables.roles import roles
-from recsys.tables.rows import blank
+from recsys.tables.roles import image_column, roles
+from recsys.tables.rows import blank, empty_query
 
 BECAUSE = "dropped_because"
 """Column of the written rows that says why they were dropped."""
@@ -33,7 +33,7 @@ def apply_policies(seen: Inspection) -> dict[str, pl.LazyFrame]:
     gone: dict[str, pl.LazyFrame] = {}
     for table in seen.frames:  # items and users before what names them
         place = Path(seen.config.cache) / "dropped" / f"{table}.parquet"
-        frame = _without_broken_images(seen) if table == "items" else seen.frames[table]
+        frame = _without_broken_images(seen, table)
         marked = _marked(seen, table, frame, kept, gone)
         if marked is None:
             kept[table] = frame
@@ -70,22 +70,23 @@ def _marked(
 def _own_reasons(seen: Inspection, table: str) -> list[pl.Expr]:
     """Why a row of this table is dropped, whatever stands in the others."""
     reasons: list[pl.Expr] = []
-    texts = {"items": seen.config.items.text, "queries": [seen.config.queries.text]}.get(table, [])
+    broken = pl.col(ROW).is_in([one.row for one in seen.images.get(table, ())])
     if seen.config.policy.text == "drop" and any(
         fault.table == table and fault.kind == "empty text" for fault in seen.faults
     ):
-        reasons.append(pl.when(pl.all_horizontal(blank(name) for name in texts)).then(pl.lit("empty text")))
-    if table == "items" and seen.images and seen.config.policy.image == "drop":
-        broken = pl.col(ROW).is_in([one.row for one in seen.images])
+        texts = [blank(name) for name in seen.config.items.text]
+        empty = empty_query(seen, broken) if table == "queries" else pl.all_horizontal(texts)
+        reasons.append(pl.when(empty).then(pl.lit("empty text")))
+    if seen.images.get(table) and seen.config.policy.image == "drop":
         reasons.append(pl.when(broken).then(pl.lit("missing or unreadable image")))
     return reasons
 
 
-def _without_broken_images(seen: Inspection) -> pl.LazyFrame:
-    frame, column = seen.frames["items"], seen.config.items.image
-    if column is None or not seen.images or seen.config.policy.image != "keep":
+def _without_broken_images(seen: Inspection, table: str) -> pl.LazyFrame:
+    frame, column = seen.frames[table], image_column(seen.config, table)
+    if column is None or not seen.images.get(table) or seen.config.policy.image != "keep":
         return frame
-    broken = pl.col(ROW).is_in([one.row for one in seen.images])
+    broken = pl.col(ROW).is_in([one.row for one in seen.images[table]])
     return frame.with_row_index(ROW).with_columns(pl.when(~broken).then(pl.col(column)).alias(column)).drop(ROW)
 
 

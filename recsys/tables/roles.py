@@ -6,7 +6,7 @@ from typing import Literal
 import polars as pl
 
 from recsys.errors import nearest
-from recsys.tables.config import AdsConfig, DataConfig, InteractionsConfig, ReviewsConfig, SplitConfig
+from recsys.tables.config import AdsConfig, DataConfig, InteractionsConfig, QueriesConfig, ReviewsConfig, SplitConfig
 
 RoleKind = Literal["key", "link", "text", "category", "number", "order", "image", "event", "split", "grade"]
 
@@ -90,10 +90,13 @@ def _interaction_roles(interactions: InteractionsConfig, split: SplitConfig) -> 
 
 def _query_roles(config: DataConfig) -> list[Role]:
     queries, split = config.queries, config.split
+    worded = queries.image is None or queries.text != QueriesConfig().text  # a column that is named must be there
     found = [
         Role(queries.id, "key", "queries", setting="queries.id"),
-        Role(queries.text, "text", setting="queries.text"),
+        Role(queries.text, "text", required=worded, setting="queries.text"),
     ]
+    if queries.image:
+        found.append(Role(queries.image, "image", setting="queries.image"))
     if queries.user:
         found.append(Role(queries.user, "link", "users", required=False, setting="queries.user"))
     if queries.order:
@@ -129,4 +132,9 @@ def missing_columns(config: DataConfig, table: str, frame: pl.LazyFrame) -> list
         return f"there is no such column (data.{role.setting}); {known}"
 
     lacking = [role for role in roles(config, table) if role.column not in there]
-    return [(role, message(role)) for role in lacking if role.required or role.kind != "split"]
+    return [(role, message(role)) for role in lacking if role.required or role.kind not in ("split", "text")]
+
+
+def image_column(config: DataConfig, table: str) -> str | None:
+    """The column of a table that holds pictures; None where there is none."""
+    return {"items": config.items.image, "queries": config.queries.image}.get(table)

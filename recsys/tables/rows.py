@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from recsys.tables.config import DataConfig, Policy
+from recsys.tables.config import Policy
 from recsys.tables.faults import Fault, Inspection, Severity, accept, located, numbered, severity
 from recsys.tables.roles import Role, roles
 
@@ -28,11 +28,13 @@ def row_faults(seen: Inspection, table: str) -> Iterable[Fault]:
     """All tests of single rows in one pass, and a second one for each test that fails."""
     schema = seen.frames[table].collect_schema()
     usable = [role for role in roles(seen.config, table) if (table, role.column) in seen.usable]
-    tests = [test for role in usable for test in _tests(seen.config, table, role, schema[role.column])]
+    tests = [test for role in usable for test in _tests(role, schema[role.column])]
     if table == "items":
         tests += _item_text_tests(seen)
     if table == "relevance":
         tests += _pair_tests(seen)
+    if table == "queries":
+        tests += _query_tests(seen)
     if not tests:
         return
     sums = (test.bad.sum().alias(str(number)) for number, test in enumerate(tests))
@@ -49,15 +51,13 @@ def blank(column: str) -> pl.Expr:
     return pl.col(column).is_null() | (pl.col(column).cast(pl.String).str.strip_chars() == "").fill_null(False)
 
 
-def _tests(config: DataConfig, table: str, role: Role, dtype: pl.DataType) -> list[_RowTest]:
+def _tests(role: Role, dtype: pl.DataType) -> list[_RowTest]:
     name = role.column
     match role.kind:
         case "key":
             return [_empty_id(name, dtype), _again(name)]
         case "link" if role.required:
             return [_empty_id(name, dtype)]
-        case "text" if table == "queries":
-            return [_empty_text(name, "an empty query", blank(name), config.policy.text)]
         case "number":
             return _finite_tests(name, dtype)
         case "order":
@@ -117,6 +117,25 @@ def _item_text_tests(seen: Inspection) -> list[_RowTest]:
         return []
     bad = pl.all_horizontal(blank(name) for name in texts)
     return [_empty_text(", ".join(texts), "an item without any text", bad, seen.config.policy.text)]
+
+
+def _query_tests(seen: Inspection) -> list[_RowTest]:
+    named = [name for name in (seen.config.queries.text, seen.config.queries.image) if name is not None]
+    there = [name for name in named if seen.has("queries", name)]
+    if not there:
+        return []
+    broken = pl.int_range(pl.len()).is_in([one.row for one in seen.images.get("queries", ())])
+    return [_empty_text(", ".join(there), "an empty query", empty_query(seen, broken), seen.config.policy.text)]
+
+
+def empty_query(seen: Inspection, broken: pl.Expr) -> pl.Expr:
+    """Whether a row of the queries has neither words nor a picture; one that is `broken` is none."""
+    text, image = seen.config.queries.text, seen.config.queries.image
+    nothing = [blank(text)] if seen.has("queries", text) else []
+    if image is not None and seen.has("queries", image):
+        void = b"" if seen.frames["queries"].collect_schema()[image] == pl.Binary else ""
+        nothing.append(pl.col(image).is_null() | (pl.col(image) == pl.lit(void)).fill_null(False) | broken)
+    return pl.all_horizontal(nothing)
 
 
 def _pair_tests(seen: Inspection) -> list[_RowTest]:

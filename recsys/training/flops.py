@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.batch import ApartBatch, Batch, ItemBatch, TextBatch
+from recsys.batch import ApartBatch, Batch, ItemBatch, TextBatch, UserBatch
 from recsys.models.split import SplitReader
 
 
@@ -52,6 +52,7 @@ class StepWork:
         tokens = torch.stack([lengths.sum() for lengths in texts]).sum() if texts else torch.zeros(())
         squares = torch.stack([lengths.square().sum() for lengths in texts]).sum() if texts else torch.zeros(())
         pictures = sum(len(items.image) for items in _parts(batch, ItemBatch) if items.image is not None)
+        pictures += sum(len(users.query_image) for users in _parts(batch, UserBatch) if users.query_image is not None)
         return (
             self.token * tokens + self.square * squares + self.entry * (batch.tokens - tokens).clamp(min=0)
             + self.picture * pictures

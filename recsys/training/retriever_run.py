@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import torch
 from lightning import Trainer
 from transformers import PreTrainedTokenizerFast
@@ -24,6 +25,7 @@ from recsys.data.images import Images, image_source
 from recsys.data.mined import HardNegatives, read_mined
 from recsys.data.neighbours import columns
 from recsys.data.prepare import Prepared, prepare
+from recsys.data.query_images import check_query_images, query_cells
 from recsys.data.requests import Requests, evaluation_batches, validation_requests
 from recsys.data.taught import read_taught
 from recsys.data.text import load_tokenizer
@@ -92,8 +94,10 @@ class RetrieverRun(RunConfig):
             raise InputError("teacher is for task query_to_item; add it to tasks, or take the teacher out.")
         if self.teacher is not None and self.negatives.kind == "all":
             raise InputError("teacher goes with negatives.kind: batch, whose items are encoded for each batch; set it.")
-        if "query_to_item" in self.tasks and self.model.text is None:
-            raise InputError("Task 'query_to_item' needs model.text, the encoder of queries and items.")
+        check_query_images(self.data, encoded=self.model.image is not None)
+        if "query_to_item" in self.tasks and self.model.text is None and self.data.queries.image is None:
+            other = "or data.queries.image and model.image where pictures ask"
+            raise InputError(f"Task 'query_to_item' needs model.text, the encoder of queries and items; {other}.")
         trained_text = self.model.text is not None and self.model.text.mode != "frozen"
         if trained_text and self.negatives.kind == "all":
             reason = "would encode every item's text at every step"
@@ -117,6 +121,9 @@ class RetrieverRun(RunConfig):
         if self.negatives.alike and not (knows and "query_to_item" in self.tasks and self.data.items.text):
             remedy = "set negatives.alike: 0, or train an encoder that has weights, on query_to_item"
             raise InputError(f"negatives.alike goes by what texts mean at the start of training; {remedy}.")
+        if self.negatives.alike and self.data.queries.image is not None:
+            remedy = "set negatives.alike: 0, or leave data.queries.image out"
+            raise InputError(f"negatives.alike goes by the words of queries, and pictures may have none; {remedy}.")
         if not 0 <= self.history_dropout < 1:
             raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
@@ -205,15 +212,16 @@ def build(config: RetrieverRun, data: Prepared) -> tuple[Features, Retriever, Pr
         encoder = TextEncoder.build(config.model.text, len(tokenizer), cast("int", tokenizer.pad_token_id))
         items, queries = text_sources(config.model.text, data, tokenizer, encoder, cache)
     history = config.data.history
-    searched = history.queries and encoder is not None
     pictures = None
     if config.model.image is not None:
         torch.manual_seed(config.seed)
         pictures = ImageEncoder.build(config.model.image)
     augment = config.model.image is not None and config.model.image.augment
+    shown = query_image_reader(config.data, data, pictures, augment=augment)
+    searched = history.queries and encoder is not None and (queries.there or shown is not None)
     features = Features(
         data, items, queries, max_items=history.max_items, searches=searched,
-        images=image_reader(config.data, data, pictures, augment=augment),
+        images=image_reader(config.data, data, pictures, augment=augment), query_images=shown,
     )  # fmt: skip
     torch.manual_seed(config.seed)
     model = Retriever(config.model, sizes(data, len(tokenizer) if tokenizer else 0), encoder, pictures)
@@ -240,8 +248,20 @@ def image_reader(config: DataConfig, data: Prepared, encoder: ImageEncoder | Non
         return None
     if config.items.image is None:
         raise InputError("model.image is set, and data.items.image names no column; name the pictures' column.")
+    return _pictures(config, data.tables.items[config.items.image], encoder, augment=augment)
+
+
+def query_image_reader(
+    config: DataConfig, data: Prepared, encoder: ImageEncoder | None, *, augment: bool
+) -> Images | None:
+    """The same of what queries show; None where no column says it."""
+    cells = query_cells(config, data)
+    return None if encoder is None or cells is None else _pictures(config, cells, encoder, augment=augment)
+
+
+def _pictures(config: DataConfig, cells: pl.Series, encoder: ImageEncoder, *, augment: bool) -> Images:
     return image_source(
-        config.root, data.tables.items[config.items.image], encoder.pixels, Path(config.cache),
+        config.root, cells, encoder.pixels, Path(config.cache),
         frozen=_frozen_images(encoder) if encoder.frozen else None, augment=augment and not encoder.frozen,
     )  # fmt: skip
 
@@ -294,7 +314,7 @@ def text_sources(
     source = text_reader(config, tokenizer, encoder, cache)
     searches = data.queries.texts if data.queries is not None else []
     described = any(data.catalogue.texts)  # where no column of text is named, the items have no words
-    return source(data.catalogue.texts) if described else Texts(), source(searches) if searches else Texts()
+    return source(data.catalogue.texts) if described else Texts(), source(searches) if any(searches) else Texts()
 
 
 def sizes(data: Prepared, vocab: int) -> Sizes:

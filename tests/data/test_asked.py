@@ -73,3 +73,13 @@ def test_a_search_that_stands_in_a_history_is_noticed(cascade, users):
     assert int(data.queries.user[5]) == 5
     other = replace(data, queries=replace(data.queries, texts=texts))
     assert requests_hash(other, users) != requests_hash(data, users)
+
+
+def test_the_picture_of_a_query_is_noticed(cascade):
+    data, requests = cascade.data, query_requests(cascade.data, np.array([0, 4]))
+    shown = [f"{row}" for row in range(10)]
+    before = requests_hash(replace(data, queries=replace(data.queries, pictures=shown)), requests)
+    assert before != requests_hash(data, requests)
+    for query, same in ((4, False), (5, True)):
+        other = replace(data.queries, pictures=["other" if row == query else one for row, one in enumerate(shown)])
+        assert (requests_hash(replace(data, queries=other), requests) == before) is same

@@ -13,7 +13,7 @@ from recsys.data import prepare as preparing
 from recsys.data.checked import Checked, checked_path
 from recsys.data.prepare import prepare
 from recsys.errors import InputError
-from recsys.tables import DataConfig, HistoryConfig, ItemsConfig, PolicyConfig, SplitConfig
+from recsys.tables import DataConfig, HistoryConfig, ItemsConfig, PolicyConfig, QueriesConfig, SplitConfig
 
 ROWS = {
     "user_id": ["u", "u", "v", "v", "w"],
@@ -86,6 +86,7 @@ def test_a_damaged_record_is_none(tmp_path, content):
 def test_pictures_and_data_sets_elsewhere_are_looked_at_each_time(tmp_path):
     config = write(tmp_path / "data")
     assert checked_path(replace(config, items=ItemsConfig(image="picture"))) is None
+    assert checked_path(replace(config, queries=QueriesConfig(image="photo"))) is None
     assert checked_path(replace(config, root="hf:somebody/something")) is None
     assert checked_path(replace(config, tables={"queries": "hf:somebody/something"})) is None
     assert Checked.read(None) is None

@@ -133,3 +133,14 @@ def test_hidden_words_and_profiles_are_not_said(cascade, tmp_path):
     whole, nameless = lengths(()), lengths(("profile",))
     assert all(one > other for one, other in zip(whole, nameless, strict=True))
     assert lengths(("text",))[0] < whole[0]
+
+
+def test_a_picture_without_words_is_refused_where_it_asks(cascade, tokenizer, tmp_path):
+    texts, shown = ["", "red thing", *cascade.data.queries.texts[2:]], ["a", "b", *[""] * 8]
+    data = replace(cascade.data, queries=replace(cascade.data.queries, texts=texts, pictures=shown))
+    nobody, candidates = np.array([-1, -1]), np.array([[5, 7], [7, -1]])
+    for apart in (None, "late"):
+        pairs = PairTexts(data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart=apart)
+        pairs.fields([past(), past()], nobody, np.array([1, -1]), candidates)
+        with pytest.raises(InputError, match="reads words, and 1 of 2 queries are pictures alone; give them words"):
+            pairs.fields([past(), past()], nobody, np.array([0, 1]), candidates)

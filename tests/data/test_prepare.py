@@ -14,7 +14,7 @@ from PIL import Image
 from recsys.data import histories as layout
 from recsys.data.codes import Codes, band_names, cut_points, in_bands, turns
 from recsys.data.histories import assert_no_leak
-from recsys.data.prepare import content_hash, hash_share, prepare
+from recsys.data.prepare import catalogue_hash, content_hash, hash_share, prepare
 from recsys.data.split import SECOND, STAGES, TEST, TRAIN, VALID
 from recsys.errors import InputError
 from recsys.tables import (
@@ -615,6 +615,24 @@ def test_other_pictures_under_the_same_names_are_other_data(tmp_path):
     assert content_hash(check(config), config) == first
     Image.new("RGB", (90, 80), "red").save(tmp_path / "data/one.png")
     assert content_hash(check(config), config) != first
+
+
+def test_queries_that_show_pictures_are_told_by_what_they_show(tmp_path):
+    config = garments(tmp_path / "data", queries=QueriesConfig(image="photo"))
+    table, plain = tmp_path / "data/queries.parquet", garments(tmp_path / "data")
+    assert prepare(plain).queries.pictures is None
+    Image.new("RGB", (8, 8)).save(tmp_path / "data/one.png")
+    shown = pl.read_parquet(table).with_columns(photo=pl.Series(["one.png", "gone.png", "one.png"]))
+    shown.drop("query").write_parquet(table)
+    first = prepare(config)
+    assert first.queries.texts == ["", "", ""]
+    assert [bool(one) for one in first.queries.pictures] == [True, False, True]
+    assert first.queries.pictures[0] == first.queries.pictures[2]
+    Image.new("RGB", (90, 80), "red").save(tmp_path / "data/one.png")
+    second = prepare(config)
+    assert second.hash != first.hash
+    assert second.queries.pictures[0] != first.queries.pictures[0]
+    assert catalogue_hash(second.tables, config) == catalogue_hash(first.tables, config)
 
 
 def test_a_split_of_items_does_not_deal_queries(tmp_path):

@@ -498,3 +498,21 @@ def test_pictures_are_refused_where_they_are_not_read():
         PrunerConfig(text=WORDS, image=ImageConfig(model="somewhere"))
     with pytest.raises(InputError, match="hide"):
         PrunerConfig(hide=1.0)
+
+
+def test_a_query_without_words_is_the_missing_vector_of_words() -> None:
+    model, batch = matching(), make_batch()
+    assert model.joint is not None
+    worded = torch.tensor([True, True, False])
+    logits = model(replace(batch, users=replace(batch.users, query_text_known=worded)))
+    other = torch.where(worded[:, None], batch.users.query_vector, torch.randn(3, 6))
+    torch.testing.assert_close(
+        model(replace(batch, users=replace(batch.users, query_text_known=worded, query_vector=other))), logits
+    )
+    plain = model(batch)
+    torch.testing.assert_close(logits[[0, 1, 3]], plain[[0, 1, 3]])
+    assert (logits[2, 0] - plain[2, 0]).abs() > 1e-5
+    with torch.no_grad():
+        model.joint.missing["text"] += 1
+    moved = model(replace(batch, users=replace(batch.users, query_text_known=worded)))
+    assert (moved[2, 0] - logits[2, 0]).abs() > 1e-5

@@ -129,3 +129,9 @@ def test_a_model_folder_that_lacks_a_file_is_refused(journey, config, tmp_path, 
 def test_the_run_of_a_pruner_is_no_retriever(journey, config):
     with pytest.raises(InputError, match=r"kind 'pruner'.*expected kind 'retriever'"):
         OpenRetriever.open(journey.folder / "runs/pruner", config)
+
+
+def test_pictures_of_queries_are_refused_where_the_model_reads_none(journey, config):
+    shown = replace(config, queries=replace(config.queries, image="photo"))
+    with pytest.raises(InputError, match=r"data\.queries\.image names 'photo', and the retriever reads no pictures"):
+        OpenRetriever.open(journey.folder / "runs/retriever", shown)

@@ -170,3 +170,13 @@ def test_what_is_not_allowed_does_not_come_back_through_bm25(opened, index, vect
     assert (found.lexical > 0).any()
     everything = Allowed(group=np.zeros(20, dtype=np.int64), masks=np.ones((1, len(vectors)), dtype=np.bool_))
     np.testing.assert_array_equal(retrieve(opened, index, vectors, requests, K, hybrid, everything).items, plain.items)
+
+
+@pytest.mark.parametrize("config", [RANK, WEIGHT, replace(WEIGHT, share=0.25)], ids=["rank", "weight", "share"])
+def test_a_query_without_words_is_answered_by_the_retriever_alone(opened, index, vectors, config):
+    hybrid, requests = Hybrid.open(config, opened, index, vectors, K), query_requests(opened.data, np.arange(6))
+    dense = retrieve(opened, index, vectors, requests, K)
+    found = hybrid.fuse([""] * 3 + opened.data.queries.texts[3:6], dense.users, vectors, dense.items)
+    np.testing.assert_array_equal(found.items[:3], dense.items[:3])
+    assert (found.lexical[:3] == 0).all()
+    assert (found.lexical[3:] > 0).any()

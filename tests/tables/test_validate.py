@@ -487,3 +487,51 @@ def test_a_match_column_and_a_split_of_items_are_checked(tmp_path: Path) -> None
         ("items", "kind", "missing column"),
         ("queries", "kind", "missing column"),
     } <= said
+
+
+def asking(folder: Path, words: list[str | None] | None, photos: list[object], **changes: object) -> DataConfig:
+    """Two queries with words, if there are some, and photos."""
+    tables = sound()
+    own = tables["queries"].with_columns(photo=pl.Series(photos))
+    own = own.drop("query") if words is None else own.with_columns(query=pl.Series(words, dtype=pl.String))
+    config = save(folder, tables | {"queries": own})
+    return replace(config, queries=QueriesConfig(user="user_id", image="photo"), **changes)
+
+
+def test_queries_that_show_pictures_need_no_words(tmp_path: Path) -> None:
+    config = asking(tmp_path, None, ["a.png", "b.png"])
+    assert validate(config).faults == []
+    assert check(config).queries.columns == ["query_id", "user_id", "photo"]
+    named = replace(config, queries=replace(config.queries, text="words"))
+    assert "data.queries.text" in only(validate(named).errors).line()
+    assert "data.queries.text" in only(validate(replace(config, queries=QueriesConfig())).errors).line()
+
+
+def test_a_query_is_empty_without_words_and_without_a_picture_that_can_be_read(tmp_path: Path) -> None:
+    whole = {"warm hat": "gone.png", "": "a.png"}
+    assert {fault.kind for fault in validate(asking(tmp_path, [*whole], [*whole.values()])).faults} == {"missing image"}
+    config = asking(tmp_path, [None, " "], ["gone.png", None])
+    found = {fault.kind: (fault.column, fault.count, fault.rows, fault.values) for fault in validate(config).faults}
+    empty = ("query, photo", 2, (0, 1), ())
+    assert found == {"missing image": ("photo", 1, (0,), ()), "empty text": empty}
+    assert check(config).queries["photo"].to_list() == [None, None]
+    assert "'gone.png'" in render(validate(config, show_ids=True))
+
+
+def test_pictures_of_queries_may_be_bytes(tmp_path: Path) -> None:
+    config = asking(tmp_path, None, [png(2000), b""])
+    found = {fault.kind: fault.rows for fault in validate(config).faults}
+    assert found == {"unreadable image": (0,), "empty text": (0, 1)}
+    assert check(config).queries["photo"].to_list() == [None, b""]
+
+
+def test_policies_drop_queries_with_broken_pictures_and_empty_ones(tmp_path: Path) -> None:
+    config = asking(tmp_path, ["warm hat", "wish"], ["a.png", "gone.png"], policy=PolicyConfig(image="drop"))
+    tables = check(config)
+    assert tables.queries["query_id"].to_list() == [1]
+    assert tables.relevance["query_id"].to_list() == [1]
+    config = asking(tmp_path, [None, None], ["a.png", "gone.png"], policy=PolicyConfig(text="drop"))
+    assert check(config).queries["query_id"].to_list() == [1]
+    config = asking(tmp_path, [None, None], ["a.png", "gone.png"], policy=PolicyConfig(image="error"))
+    with pytest.raises(InputError, match=r"queries\.photo: no such file below the data root in 1 row \(row 1\)"):
+        check(config)

@@ -132,21 +132,19 @@ class PairTexts:
 
         The arguments are those of `batch`. Raises InputError for a query that is a picture alone.
         """
-        asked = queries[queries >= 0]
-        if self.silent is not None and (count := int(self.silent[asked].sum())):
+        if self.silent is not None and self.silent[queries[queries >= 0]].any():
+            found = f"{int(self.silent.sum()):,} of {len(self.silent):,} queries are pictures alone"
             remedy = "give them words, or take a pruner that reads no pairs (model.text.mode: frozen), or none"
-            raise InputError(
-                f"This pruner reads words, and {count} of {len(asked)} queries are pictures alone; {remedy}."
-            )
+            raise InputError(f"This pruner reads words, and {found}; {remedy}.")
         if self.apart is None:
             pairs = self.batch(pasts, users, queries, candidates)
             return {"pairs": pairs}, int(pairs.mask.sum())
         distinct, row = np.unique(np.maximum(candidates, 0), return_inverse=True)
-        heads = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
+        asked = [self._framed(self._user_words(*request)) for request in zip(pasts, users, queries, strict=True)]
         words, opened = [self.items.gather(item) for item in distinct.reshape(-1, 1)], self.apart == "late"
         told = [self._framed(one, opened=opened) for one in words]
         apart = ApartBatch(
-            request=self._padded(heads), candidate=self._padded(told),
+            request=self._padded(asked), candidate=self._padded(told),
             row=torch.from_numpy(np.where(candidates >= 0, row.reshape(candidates.shape), -1)),
         )  # fmt: skip
         return {"apart": apart}, int(apart.request.mask.sum()) + int(apart.candidate.mask.sum())

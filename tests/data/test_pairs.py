@@ -142,5 +142,5 @@ def test_a_picture_without_words_is_refused_where_it_asks(cascade, tokenizer, tm
     for apart in (None, "late"):
         pairs = PairTexts(data, tokenizer, title=["title"], max_tokens=24, history=3, folder=tmp_path, apart=apart)
         pairs.fields([past(), past()], nobody, np.array([1, -1]), candidates)
-        with pytest.raises(InputError, match="reads words, and 1 of 2 queries are pictures alone; give them words"):
+        with pytest.raises(InputError, match="reads words, and 1 of 10 queries are pictures alone; give them words"):
             pairs.fields([past(), past()], nobody, np.array([0, 1]), candidates)

@@ -254,3 +254,10 @@ def test_a_file_that_is_no_graph_is_one_sentence(tmp_path):
     (tmp_path / "graph.onnx").write_text("no graph")
     with pytest.raises(InputError, match=r"graph\.onnx is no readable ONNX file .*export it again"):
         Session(tmp_path / "graph.onnx")
+
+
+def test_a_pruners_file_refuses_queries_without_words():
+    batch = lists(rows=2, columns=3, length=0, queries=2, notes=1)
+    users = replace(batch.users, query_text_known=torch.tensor([True, False]))
+    with pytest.raises(InputError, match="some have none; set runtime: torch"):
+        OnnxJudge(None)(replace(batch, users=users))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.batch import ApartBatch, MaskedBatch, TextBatch
+from recsys.batch import ApartBatch, MaskedBatch, RetrieverBatch, TextBatch, UserBatch
 from recsys.config import ImageConfig, TextConfig
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
@@ -132,5 +132,10 @@ def test_pictures_count_where_their_encoder_learns():
         model.image(pixels)
     assert 2 * StepWork.of(model).picture == 3 * counter.get_total_flops()
     assert model.image.training
+    none = torch.zeros(0, dtype=torch.int64)
+    users = UserBatch(history=none.view(2, 0), history_mask=none.view(2, 0).bool(), query_image=pixels)
+    rest = dict.fromkeys(("row", "step", "target", "seen_row", "seen_item", "seen_step"), none)
+    work = StepWork.of(model)
+    assert work.step(RetrieverBatch(items=None, item=None, users=users, **rest)) == 2 * work.picture
     model.image.frozen = True
     assert StepWork.of(model).picture == 0

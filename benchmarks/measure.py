@@ -39,14 +39,16 @@ class EncoderShape:
     width: int
     inner: int
 
-    def forward_flops(self, lengths: np.ndarray) -> float:
+    def forward_flops(self, lengths: np.ndarray, *, first: bool = False) -> float:
         """Of a forward pass over texts of these numbers of real tokens: 2 L S (4 d^2 + 2 d f) + 4 L S^2 d each.
 
         Projections and feed-forward layers, then scores and mixtures of attention; a training step is three times that.
+        `first`: the last layer for first tokens alone, beside all keys and values: 4 S d^2 + 2 (2 d^2 + 2 d f) + 4 S d.
         """
         tokens, squares = float(lengths.sum()), float((lengths.astype(np.float64) ** 2).sum())
-        dense = 4 * self.width**2 + 2 * self.width * self.inner
-        return self.layers * (2 * tokens * dense + 4 * squares * self.width)
+        known, inner = 2 * self.width**2, 2 * self.width**2 + 2 * self.width * self.inner
+        whole = (self.layers - first) * (2 * tokens * (known + inner) + 4 * squares * self.width)
+        return whole + first * (2 * tokens * known + 2 * len(lengths) * inner + 4 * tokens * self.width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,7 @@ def score(run: Run, precision: str, queries: int, judged: int, lessons: int, log
     lengths = peer_scoring.pair_lengths(task)
     own, theirs = run.compare(
         "pruner scoring, 100 candidates", "pairs/s", precision, (peer_scoring.ours, peer_scoring.peer), task,
-        count=len(lengths), flops=run.shape().forward_flops(lengths),
+        count=len(lengths), flops=run.shape().forward_flops(lengths, first=True),
     )  # fmt: skip
     run.check(
         f"largest difference of the logits from the peer's, {precision}", float(np.abs(own[:queries] - theirs).max())

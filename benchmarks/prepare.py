@@ -69,9 +69,7 @@ def measure(folder: Path) -> Iterator[tuple[str, float, float]]:
     yield "prepare", time.perf_counter() - begin, _peak()
     begin = time.perf_counter()
     features = Features(data, Texts(), Texts(), max_items=config.history.max_items)
-    rows = RetrieverRows(
-        features, tasks=["next_item"], negatives=NegativesConfig(kind="batch"), history_dropout=0.0, seed=0
-    )
+    rows = RetrieverRows(features, tasks=["next_item"], negatives=NegativesConfig(kind="batch"), seed=0)
     loader = DataModule(rows, lambda *_: [], LoaderConfig(), seed=0).train_dataloader()
     next(iter(loader))
     yield "training rows, first batch", time.perf_counter() - begin, _peak()

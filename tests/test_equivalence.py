@@ -63,7 +63,7 @@ def training_of(run: RetrieverRun, data: Prepared) -> RetrieverTraining:
 
 def batch_of(run: RetrieverRun, data: Prepared, negatives: NegativesConfig, rows: range) -> RetrieverBatch:
     features, *_ = build(run, data)
-    training = RetrieverRows(features, tasks=["next_item"], negatives=negatives, history_dropout=0.0, seed=0)
+    training = RetrieverRows(features, tasks=["next_item"], negatives=negatives, seed=0)
     return training.assemble(Draw(epoch=0, number=0, rows=np.array(rows)))
 
 

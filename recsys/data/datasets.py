@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from recsys.batch import Batch, ItemBatch, RetrieverBatch, UserBatch
+from recsys.data.augment import AugmentConfig, Change
 from recsys.data.cloze import Cloze
 from recsys.data.features import Features, Local, Texts, search_past
 from recsys.data.histories import Histories
@@ -104,7 +105,7 @@ class RetrieverRows:
         *,
         tasks: list[str],
         negatives: NegativesConfig,
-        history_dropout: float,
+        augment: AugmentConfig | None = None,
         hard: HardNegatives | None = None,
         taught: Taught | None = None,
         each_pair: bool = False,
@@ -113,10 +114,8 @@ class RetrieverRows:
         """With `each_pair`, every relevant pair of a query and an item is a row; else every query, with one of its
         items drawn anew in each epoch.
         """
-        if not 0 <= history_dropout < 1:
-            raise InputError(f"history_dropout is {history_dropout}; expected a share from 0 to below 1.")
         self.features, self.negatives, self.hard, self.seed = features, negatives, hard, seed
-        self.history_dropout, self.taught = history_dropout, taught
+        self.augment, self.taught = augment or AugmentConfig(), taught
         data = features.data
         self.known = np.arange(len(data.catalogue))
         if data.catalogue.stage is not None:  # the others are as if nobody had them yet
@@ -183,7 +182,7 @@ class RetrieverRows:
         assert histories is not None
         users, firsts, lasts = (array[draw.rows] for array in (windows.user, windows.first, windows.last))
         samples = [
-            _window_sample(self.features, user, first, last, self._kept(draw.epoch, row, last - first))
+            _window_sample(self.features, user, first, last, self._change(draw.epoch, row))
             for user, first, last, row in zip(users, firsts, lasts, draw.rows, strict=True)
         ]
         entries = histories.item[np.concatenate([sample.rows for sample in samples])].astype(np.int64)
@@ -201,12 +200,8 @@ class RetrieverRows:
             draws=(len(entries), 0),
         )
 
-    def _kept(self, epoch: int, row: int, size: int) -> np.ndarray | None:
-        """Which rows of a window stay: each window drops a share drawn between 0 and `history_dropout`."""
-        if not self.history_dropout:
-            return None
-        rng = np.random.default_rng([self.seed, epoch, 2, int(row)])
-        return rng.random(size + 1) >= self.history_dropout * rng.random()
+    def _change(self, epoch: int, row: int) -> Change:
+        return Change(config=self.augment, seed=(self.seed, epoch, int(row)))
 
     def _query_to_item(self, draw: Draw, places: np.ndarray) -> RetrieverBatch:
         """`places` are rows of `queries`."""
@@ -340,13 +335,14 @@ class _Sample:
     steps: np.ndarray  # [R]
 
 
-def _window_sample(features: Features, user: int, first: int, last: int, kept: np.ndarray | None) -> _Sample:
+def _window_sample(features: Features, user: int, first: int, last: int, change: Change) -> _Sample:
     histories = features.data.histories
     assert histories is not None
     begin = first - 1 if first > histories.offsets[user] else first  # a later window needs one entry to start from
     rows = np.arange(begin, last)
-    if kept is not None and kept[: len(rows)].sum() > 1:
-        rows = rows[kept[: len(rows)]]
+    kept = change.kept(last - first + 1)[: len(rows)]
+    if kept.sum() > 1:
+        rows = rows[kept]
     targets = rows[(rows >= first) & histories.target[rows] & (histories.stage[rows] == TRAIN)]
     if rows[0] > histories.offsets[user]:
         targets = targets[targets > rows[0]]  # without its past, the first row would be learnt as if the user were new
@@ -354,7 +350,8 @@ def _window_sample(features: Features, user: int, first: int, last: int, kept: n
     past = features.past(user, begin, last - 1, float(histories.order[last - 1]), keep, TRAIN)
     steps = past.steps(np.searchsorted(rows, targets), histories.order[targets])
     past.next_context[steps] = histories.context[targets]
-    return _Sample(user=user, past=past, rows=rows, targets=targets, steps=steps)
+    past, asked = change.reordered(past)
+    return _Sample(user=user, past=past, rows=rows, targets=targets[asked[steps]], steps=steps[asked[steps]])
 
 
 def _seen(sample: _Sample, histories: Histories) -> tuple[np.ndarray, np.ndarray]:

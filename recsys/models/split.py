@@ -6,15 +6,12 @@ layers split + 1 .. L-1 both together
 layer L                 both together, for [CLS] alone, whose state is what is asked for
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys.batch import TextBatch
 from recsys.errors import InputError
-from recsys.models.packing import ATTENTION
+from recsys.models.packing import ATTENTION, bert_of, finish_first, keys_and_values, layers_of
 from recsys.models.text import TextEncoder
 
 REQUEST, CANDIDATE = 0, 1
@@ -48,9 +45,8 @@ class SplitReader:
                 f"model.split needs twice text.max_tokens ({self.start}) positions, and the text model has {known}; "
                 f"set text.max_tokens to {known // 2} or lower."
             )
-        bert: Any = encoder.model.get_base_model() if encoder.config.mode == "lora" else encoder.model
-        layers = list(bert.encoder.layer)
-        self.embeddings, self.typed = bert.embeddings, encoder.typed
+        layers = layers_of(encoder.model)
+        self.embeddings, self.typed = bert_of(encoder.model).embeddings, encoder.typed
         self.apart, self.between, self.last = layers[:split], layers[split:-1], layers[-1]
 
     def requests(self, texts: TextBatch) -> Tensor:
@@ -86,34 +82,17 @@ class SplitReader:
         states = torch.cat(texts)
         if not self.between:
             known = states.index_select(0, place.flatten()).view(*place.shape, -1)
-            return self._finish(torch.stack([text[0] for text in firsts])[row], known, real)
+            return finish_first(self.last, torch.stack([text[0] for text in firsts])[row], known, real)
         states, sizes = states.index_select(0, place[real])[None], real.sum(1)
         for layer in self.between:
             states = layer(states, lengths=sizes.tolist())
-        known = self._keys_and_values(states[0])
+        known = keys_and_values(self.last, states[0])
         padded = known.new_zeros(*real.shape, known.shape[1]).index_put(real.nonzero(as_tuple=True), known)
-        return self._finish(states[0, sizes.cumsum(0) - sizes], padded, real)
+        return finish_first(self.last, states[0, sizes.cumsum(0) - sizes], padded, real)
 
     def _kept(self, states: Tensor) -> Tensor:
         """What pairs need of a text: its states or, where only the last layer is left, its keys and values there."""
-        return states if self.between else self._keys_and_values(states)
-
-    def _keys_and_values(self, states: Tensor) -> Tensor:
-        """[tokens, W] -> [tokens, 2 W], for the last layer."""
-        attention = self.last.attention.self
-        return torch.cat([attention.key(states), attention.value(states)], dim=-1)
-
-    def _finish(self, first: Tensor, known: Tensor, real: Tensor) -> Tensor:
-        """[P, W] states of [CLS] through the last layer, by [P, T, 2 W] keys and values, [P, T] of which are real."""
-        attention = self.last.attention
-        heads, dropout = attention.self.num_attention_heads, attention.self.dropout
-        key, value = known.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # each [P, heads, T, W / heads]
-        query = attention.self.query(first).unflatten(-1, (heads, 1, -1))
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=real[:, None, None], dropout_p=dropout.p if dropout.training else 0.0,
-            scale=attention.self.scaling,
-        )  # fmt: skip
-        return self.last.feed_forward_chunk(attention.output(mixed.flatten(1), first))
+        return states if self.between else keys_and_values(self.last, states)
 
 
 def _side_by_side(lengths: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from recsys.config import TextConfig, resolve_pretrained
 from recsys.errors import InputError
 from recsys.models.dropout import with_fast_dropout
 from recsys.models.fields import widened
-from recsys.models.packing import ATTENTION, PACKABLE, packed_states
+from recsys.models.packing import ATTENTION, PACKABLE, first_states, layers_of, packed_states
 
 _GROUPS, _GROUP_ROWS = 4, 8
 """Groups of like length that a batch is read in, at most, and rows that a group has, at least."""
@@ -159,9 +159,28 @@ class TextEncoder(nn.Module):
 
     def _packs(self, batch: TextBatch) -> bool:
         """Whether packing these texts is right, and faster."""
-        keeps_apart = self.model.config._attn_implementation == ATTENTION  # any other would read across texts
         on_cpu = batch.ids.device.type == "cpu"
-        return keeps_apart and self.width >= _WIDE and not self.compiled and on_cpu and len(batch.ids) > 1
+        return self._keeps_apart and self.width >= _WIDE and not self.compiled and on_cpu and len(batch.ids) > 1
+
+    @property
+    def _keeps_apart(self) -> bool:
+        """Whether the model's attention does; any other would read across texts."""
+        return self.model.config._attn_implementation == ATTENTION
+
+    @property
+    def reads_first(self) -> bool:
+        """Whether the last layer is computed for the first tokens alone: where their states are what is asked for, and
+        layers may be called one by one: not those that are compiled, or shared out among processes.
+        """
+        return self.pooling == "cls" and self._keeps_apart and not self.compiled and self.max_groups > 1
+
+    @property
+    def last_layer(self) -> nn.Module:
+        """Of a BERT."""
+        return layers_of(self.model)[-1]
+
+    def _first(self, batch: TextBatch, *, packed: bool) -> Tensor:
+        return widened(first_states(self.model, batch, typed=self.typed, packed=packed))
 
     @property
     def typed(self) -> bool:
@@ -169,6 +188,8 @@ class TextEncoder(nn.Module):
         return getattr(self.model.config, "type_vocab_size", 0) > 1
 
     def _packed(self, batch: TextBatch) -> Tensor:
+        if self.reads_first:
+            return self._first(batch, packed=True)
         states = widened(packed_states(self.model, batch, typed=self.typed))
         lengths = batch.mask.sum(1)
         if self.pooling == "cls":
@@ -178,6 +199,8 @@ class TextEncoder(nn.Module):
         return total / lengths.clamp(min=1)[:, None]
 
     def _pooled(self, batch: TextBatch) -> Tensor:
+        if self.reads_first and len(batch.ids):
+            return self._first(batch, packed=False)
         return self.pool(self.states(batch), batch.mask)
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class StepWork:
     """A token of a text that an encoder learns from."""
     square: float
     """And each pair of tokens of one text."""
+    text: float
+    """And each text: what its first token passes alone, of the last layer."""
     entry: float
     """An entry of a history, or a candidate: all matrices beside the encoders."""
     picture: float
@@ -38,11 +40,14 @@ class StepWork:
         image: Any = getattr(model, "image", None)
         apart = {id(weight) for part in (text, image) if part is not None for weight in part.parameters()}
         others = [weight for weight in matrices(model) if id(weight) not in apart]
-        square = 0.0
+        token = square = own = 0.0
         if text is not None:
-            square = 3 * 4.0 * text.model.config.num_hidden_layers * text.model.config.hidden_size
+            layers, pair = text.model.config.num_hidden_layers, 12.0 * text.model.config.hidden_size
+            own = _alone(text.last_layer) if text.reads_first else 0.0
+            token = passed(matrices(text)) - own + pair * text.reads_first
+            square = pair * (layers - text.reads_first)
         return cls(
-            token=0.0 if text is None else passed(matrices(text)), square=square, entry=passed(others),
+            token=token, square=square, text=own, entry=passed(others),
             picture=0.0 if image is None or image.frozen else 3 * _picture(image),
         )  # fmt: skip
 
@@ -53,8 +58,9 @@ class StepWork:
         squares = torch.stack([lengths.square().sum() for lengths in texts]).sum() if texts else torch.zeros(())
         pictures = sum(len(items.image) for items in _parts(batch, ItemBatch) if items.image is not None)
         pictures += sum(len(users.query_image) for users in _parts(batch, UserBatch) if users.query_image is not None)
+        own = self.text * sum(map(len, texts))
         return (
-            self.token * tokens + self.square * squares + self.entry * (batch.tokens - tokens).clamp(min=0)
+            self.token * tokens + self.square * squares + own + self.entry * (batch.tokens - tokens).clamp(min=0)
             + self.picture * pictures
         )  # fmt: skip
 
@@ -64,17 +70,21 @@ def split_flops(reader: SplitReader, apart: ApartBatch) -> Tensor:
     asked, told = (texts.mask.sum(1, dtype=torch.float64) for texts in (apart.request, apart.candidate))
     row, column = (apart.row >= 0).nonzero(as_tuple=True)
     texts, pairs = torch.cat([asked, told]), asked[row] + told[apart.row[row, column]]
-    width, last = reader.last.attention.self.all_head_size, reader.last
-    known = [*matrices(last.attention.self.key), *matrices(last.attention.self.value)]
+    width, own = reader.last.attention.self.all_head_size, _alone(reader.last)
 
     def through(layers: list[Any], lengths: Tensor) -> Tensor:
         dense = sum(passed(matrices(layer)) for layer in layers)
         return dense * lengths.sum() + 12.0 * len(layers) * width * lengths.square().sum()
 
-    own = passed(matrices(last)) - passed(known)  # of [CLS] alone
-    kept = passed(known) * (pairs if reader.between else texts).sum()
+    kept = (passed(matrices(reader.last)) - own) * (pairs if reader.between else texts).sum()
     scores = 12.0 * width * pairs.sum()
     return through(reader.apart, texts) + through(reader.between, pairs) + kept + scores + own * len(pairs)
+
+
+def _alone(layer: Any) -> float:
+    """Of a text's first token through a layer that all others give keys and values to, and nothing else."""
+    attention = layer.attention.self
+    return passed(matrices(layer)) - passed([*matrices(attention.key), *matrices(attention.value)])
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recsys.batch import EvaluationBatch
 from recsys.config import TextConfig
+from recsys.data.augment import AugmentConfig
 from recsys.data.cloze import ClozeConfig, add_cloze, split_texts
 from recsys.data.codes import turns
 from recsys.data.datamodule import DataModule
@@ -70,8 +71,8 @@ class RetrieverRun(RunConfig):
     each_pair: bool = False
     """Whether every relevant pair of a query and an item is learnt in every epoch, for a few queries with many items
     each; else every query, with one of its items drawn anew."""
-    history_dropout: float = 0.0
-    """Largest share of entries that a training window loses, drawn anew for each: gaps in a history then do no harm."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How histories are changed while they are trained on."""
     cloze: ClozeConfig | None = None
     """Items asked for by some of their own words, beside what queries ask for (task query_to_item); null: none."""
     teacher: TeacherConfig | None = None
@@ -124,8 +125,6 @@ class RetrieverRun(RunConfig):
         if self.negatives.alike and self.data.queries.image is not None:
             remedy = "set negatives.alike: 0, or leave data.queries.image out"
             raise InputError(f"negatives.alike goes by the words of queries, and pictures may have none; {remedy}.")
-        if not 0 <= self.history_dropout < 1:
-            raise InputError(f"history_dropout is {self.history_dropout}; expected a share in [0, 1).")
 
 
 def train_retriever(config: RetrieverRun, mine: Mine | None = None) -> Path:
@@ -282,7 +281,7 @@ def training_rows(
     if teacher is not None:
         taught = read_taught(Path(teacher.logits), teacher.candidates, features.data, config.data)
     rows = RetrieverRows(
-        features, tasks=config.tasks, negatives=negatives, history_dropout=config.history_dropout,
+        features, tasks=config.tasks, negatives=negatives, augment=config.augment,
         hard=hard, taught=taught, each_pair=config.each_pair, seed=config.seed,
     )  # fmt: skip
     if config.cloze is not None and config.model.text is not None and model.text is not None and tokenizer is not None:

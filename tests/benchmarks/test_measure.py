@@ -20,6 +20,9 @@ def test_flops_by_formula_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, attention_mask=ids)
     assert shape.forward_flops(np.full(4, 20)) == counter.get_total_flops()
+    last = 2 * 80 * (4 * 32**2 + 2 * 32 * 48) + 4 * 4 * 20**2 * 32
+    first = 2 * 80 * 2 * 32**2 + 2 * 4 * (2 * 32**2 + 2 * 32 * 48) + 4 * 80 * 32
+    assert shape.forward_flops(np.full(4, 20), first=True) == counter.get_total_flops() - last + first
 
 
 def test_ratios_are_of_pairs_of_turns():

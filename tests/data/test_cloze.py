@@ -55,7 +55,7 @@ def rows_of(data: Prepared, tokenizer: PreTrainedTokenizerFast, folder: Path, *,
 
     features = Features(data, read(data.catalogue.texts), read(data.queries.texts), max_items=4)
     rows = RetrieverRows(
-        features, tasks=["query_to_item"], negatives=NegativesConfig(kind="batch", random=0), history_dropout=0.0,
+        features, tasks=["query_to_item"], negatives=NegativesConfig(kind="batch", random=0),
         seed=0,
     )  # fmt: skip
     asking, answering = split_texts(features, ClozeConfig(columns=["plot"]), TEXT)

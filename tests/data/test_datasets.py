@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recsys.batch import RetrieverBatch, TextBatch, UserBatch
+from recsys.data.augment import AugmentConfig
 from recsys.data.datasets import Features, Local, NegativesConfig, Past, RetrieverRows, Texts, search_past
 from recsys.data.mined import HardNegatives, Mined
 from recsys.data.prepare import Prepared, prepare
@@ -100,7 +101,6 @@ def rows_of(features: Features, **changes) -> RetrieverRows:
     values = {
         "tasks": ["next_item"],
         "negatives": NegativesConfig(),
-        "history_dropout": 0.0,
         "seed": 0,
     }
     return RetrieverRows(features, **{**values, **changes})
@@ -201,7 +201,7 @@ def test_a_state_has_seen_exactly_what_was_before_its_target(data, epoch):
 def test_only_a_users_first_row_is_learnt_without_a_past(data):
     for epoch in range(5):
         for dropout in (0.0, 0.6):
-            for one in learnt(rows_of(reader(data), history_dropout=dropout), epoch):
+            for one in learnt(rows_of(reader(data), augment=AugmentConfig(mask=dropout)), epoch):
                 assert one.step > 0 or histories_of_first(data, one.user) == one.target
 
 
@@ -213,7 +213,7 @@ def histories_of_first(data: Prepared, user: int) -> int:
 def test_seen_are_exactly_the_earlier_target_events(data, dropout):
     histories = histories_of(data)
     for epoch in range(3):
-        for one in learnt(rows_of(reader(data), history_dropout=dropout), epoch):
+        for one in learnt(rows_of(reader(data), augment=AugmentConfig(mask=dropout)), epoch):
             if dropout and not one.places:
                 continue
             candidates = [
@@ -227,7 +227,7 @@ def test_seen_are_exactly_the_earlier_target_events(data, dropout):
 
 
 def test_what_is_dropped_from_a_history_leaves_a_gap(data):
-    rows, histories = rows_of(reader(data, max_items=12), history_dropout=0.7), histories_of(data)
+    rows, histories = rows_of(reader(data, max_items=12), augment=AugmentConfig(mask=0.7)), histories_of(data)
     shares = []
     for epoch in range(4):
         whole = sum(row["stage"] == TRAIN and row["event"] == "buy" for own in histories.values() for row in own)
@@ -238,6 +238,47 @@ def test_what_is_dropped_from_a_history_leaves_a_gap(data):
             assert one.entries == tuple(("item", histories[one.user][place]["item_id"]) for place in one.places)
     assert 0.5 < np.mean(shares) < 0.8  # a share between 0 and 0.7 is dropped
     assert len(set(shares)) > 1
+
+
+def test_a_cropped_history_is_the_latest_part_and_asks_for_what_comes_after_it(data):
+    whole = rows_of(reader(data, max_items=100))
+    cropped, shares = rows_of(reader(data, max_items=100), augment=AugmentConfig(crop=0.8)), []
+    for epoch in range(6):
+        before, found = learnt(whole, epoch), learnt(cropped, epoch)
+        shares.append(len(found) / len(before))
+        rest = Counter((one.user, one.target, one.places[-1] + 1) for one in before if one.places)
+        for one in found:
+            own = histories_of(data)[one.user]
+            assert np.all(np.diff(one.places) == 1)
+            assert one.entries == tuple(("item", own[place]["item_id"]) for place in one.places)
+            assert not one.places or rest[one.user, one.target, one.places[-1] + 1]
+    assert 0.4 < np.mean(shares) < 0.85  # a share between 0 and 0.8 is cut off
+    assert any(one.places and one.places[0] > 0 for one in learnt(cropped))
+
+
+def test_a_shuffled_run_holds_the_same_entries_and_nothing_is_asked_for_within_it(data):
+    shuffled, moved, shares = rows_of(reader(data, max_items=100), augment=AugmentConfig(reorder=0.9)), 0, []
+    whole = {epoch: learnt(rows_of(reader(data, max_items=100)), epoch) for epoch in range(4)}
+    for epoch, before in whole.items():
+        plain = {(one.user, one.places, one.target): one for one in before}
+        found = learnt(shuffled, epoch)
+        shares.append(len(found) / len(before))
+        for one in found:
+            other = plain[one.user, one.places, one.target]
+            assert sorted(one.entries) == sorted(other.entries)  # so that no target stands before itself
+            assert (one.seen, one.context) == (other.seen, other.context)
+            moved += one.entries != other.entries
+    assert moved
+    assert 0.4 < np.mean(shares) < 0.95
+
+
+def test_shuffling_and_cropping_go_with_searches_and_gaps(data):
+    changes = AugmentConfig(mask=0.3, crop=0.3, reorder=0.5)
+    rows, histories = rows_of(reader(data, max_items=100, searches=True), augment=changes), histories_of(data)
+    for one in learnt(rows):
+        own = Counter(("item", row["item_id"]) for row in histories[one.user])
+        own.update(("query", query) for _, query in searches_of(data, one.user))
+        assert not Counter(one.entries) - own
 
 
 def test_a_batch_tells_how_many_entries_and_tokens_it_holds(data):
@@ -311,7 +352,7 @@ def test_held_out_searches_never_stand_in_what_is_learnt_from(data):
 
 
 def test_a_row_is_the_same_in_whatever_batch_it_stands(data):
-    rows = rows_of(reader(data, searches=True), history_dropout=0.3)
+    rows = rows_of(reader(data, searches=True), augment=AugmentConfig(mask=0.3, crop=0.3, reorder=0.5))
     owners = rows._windows(2).user
     together = questions(rows.assemble(everything(rows, epoch=2)), owners)
     alone = [
@@ -577,8 +618,6 @@ def test_settings_that_make_no_sense_are_refused(data):
         NegativesConfig(kind="some")
     with pytest.raises(InputError, match=r"negatives\.random is -1"):
         NegativesConfig(random=-1)
-    with pytest.raises(InputError, match=r"history_dropout is 1\.0"):
-        rows_of(reader(data), history_dropout=1.0)
 
 
 # --- every pair, and items that nobody has met

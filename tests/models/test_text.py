@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from recsys.batch import TextBatch
 from recsys.config import TextConfig
 from recsys.errors import InputError
 from recsys.models import packing, text
-from recsys.models.dropout import drop
+from recsys.models.dropout import draw_kept
 from recsys.models.text import TextEncoder, encode_all
 
 TINY = TextConfig(model="config:", mode="full", width=16, layers=2, heads=2, max_tokens=16)
@@ -53,6 +54,39 @@ def test_the_mean_is_over_real_tokens(encoder: TextEncoder):
 
 def test_cls_is_the_first_tokens_state(encoder: TextEncoder):
     encoder.pooling = "cls"
+    batch = make_batch([3, 7])
+    torch.testing.assert_close(encoder(batch), encoder.states(batch)[:, 0])
+
+
+@pytest.mark.parametrize("changes", [{"width": 16}, {"width": 128}, {"width": 128, "checkpointing": True}])
+@pytest.mark.parametrize("lengths", [[3, 7, 1, 16], [9, 9, 8], [5]])
+def test_what_the_first_token_alone_goes_through_last_changes_neither_value_nor_gradient(
+    changes: dict[str, Any], lengths: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(0)
+    encoder, batch = TextEncoder.build(replace(TINY, pooling="cls", **changes), vocab_size=50), make_batch(lengths, 16)
+    for part in encoder.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    found = [_value_and_gradients(encoder, batch)]
+    assert encoder.reads_first
+    monkeypatch.setattr(TextEncoder, "reads_first", False)
+    found.append(_value_and_gradients(encoder, batch))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def _value_and_gradients(encoder: TextEncoder, batch: TextBatch) -> list[torch.Tensor]:
+    encoder.zero_grad()
+    value = encoder(batch)
+    (value * torch.arange(value.numel()).view_as(value).cos()).sum().backward()
+    return [value, *(weight.grad for weight in encoder.parameters())]
+
+
+def test_adapters_stand_in_every_layer_that_the_first_token_goes_through(folder: str):
+    encoder = TextEncoder.build(replace(TINY, model=folder, mode="lora", pooling="cls"), vocab_size=50).eval()
+    for name, weight in encoder.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(weight, std=0.1)
     batch = make_batch([3, 7])
     torch.testing.assert_close(encoder(batch), encoder.states(batch)[:, 0])
 
@@ -231,11 +265,12 @@ def test_packed_attention_with_dropout_is_that_of_each_text_with_the_same_draws(
     torch.manual_seed(1)
     found, _ = packing._attention(nn.Module(), query, key, value, None, dropout=0.4, lengths=lengths)
     torch.manual_seed(1)
-    plain = []
-    for q, k, v in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), strict=True):
+    sizes = [2 * length**2 for length in lengths]
+    kept, plain = draw_kept(sum(sizes), 0.4).split(sizes), []
+    for q, k, v, some in zip(*(part.split(lengths, dim=2) for part in (query, key, value)), kept, strict=True):
         weights = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1)
-        plain.append(drop(weights, 0.4) @ v)
-    torch.testing.assert_close(found, torch.cat(plain, dim=2).transpose(1, 2))
+        plain.append((weights * some.view_as(weights) / 0.6) @ v)
+    torch.testing.assert_close(found, torch.cat(plain, dim=2).transpose(1, 2), rtol=2e-4, atol=1e-5)
 
 
 def test_encoding_nothing_gives_no_rows(encoder: TextEncoder):

@@ -62,6 +62,13 @@ def test_a_full_encoder_takes_what_torch_counts():
     assert float(StepWork.of(Model(made)).step(batch(text))) == counted(lambda: made(text))
 
 
+def test_a_last_layer_for_first_tokens_alone_takes_what_torch_counts():
+    text = texts(4, 20)
+    made = TextEncoder.build(replace(CONFIG, pooling="cls", width=128), vocab_size=50)  # SDPA's formula is written out
+    assert made.reads_first
+    assert float(StepWork.of(Model(made)).step(batch(text))) == counted(lambda: made(text))
+
+
 def test_padding_is_no_work():
     work = StepWork.of(Model(encoder()))
     assert float(work.step(batch(texts(4, 20)))) == float(work.step(batch(texts(4, 20, padding=9))))

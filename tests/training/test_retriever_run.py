@@ -17,6 +17,7 @@ import yaml
 
 from recsys.config import TextConfig
 from recsys.data import datamodule
+from recsys.data.augment import AugmentConfig
 from recsys.data.datamodule import LoaderConfig
 from recsys.data.datasets import NegativesConfig, RetrieverRows
 from recsys.data.mined import MineConfig
@@ -69,7 +70,7 @@ def run_of(shop: DataConfig, folder: Path, **changes: Any) -> RetrieverRun:
     values = {
         "task": "retriever", "name": "tiny", "runs": str(folder), "data": shop, "tasks": ["next_item", "query_to_item"],
         "model": RetrieverConfig(text=TEXT, width=16, history=HistoryEncoderConfig(layers=1, heads=2, dropout=0.2)),
-        "negatives": NegativesConfig(kind="batch", random=16), "history_dropout": 0.2,
+        "negatives": NegativesConfig(kind="batch", random=16), "augment": AugmentConfig(mask=0.2),
         "loader": LoaderConfig(batch_size=16), "optim": OptimConfig(epochs=2, lr=0.01),
         "trainer": TrainerConfig(accelerator="cpu", threads=1),
     }  # fmt: skip
@@ -387,7 +388,6 @@ def test_a_checkpoint_that_is_cut_short_is_refused(shop: DataConfig, tmp_path: P
         ({"model": RetrieverConfig(text=TEXT, history=None)}, r"needs model\.history"),
         ({"model": RetrieverConfig(width=16)}, r"needs model\.text"),
         ({"negatives": NegativesConfig(kind="all")}, r"negatives\.kind 'all'"),
-        ({"history_dropout": 1.0}, r"history_dropout"),
         ({"negatives": NegativesConfig(kind="batch", alike=4)}, r"negatives\.alike goes by what texts mean"),
     ],
 )

@@ -114,7 +114,7 @@ def _attention(
         )
     parts = (query, key, value)
     if dropout and query.device.type == "cpu":
-        mixed = _with_dropout(*map(widened, parts), lengths, dropout_p=dropout, scale=scaling)
+        mixed = _with_dropout(widened(query), widened(key), widened(value), lengths, dropout_p=dropout, scale=scaling)
     else:
         mix = partial(F.scaled_dot_product_attention, dropout_p=dropout, scale=scaling)
         texts = zip(*(part.split(lengths, dim=2) for part in parts), strict=True)

@@ -13,6 +13,7 @@ from recsys.tables.faults import ROW, Inspection
 from recsys.tables.links import key_column, mark_unknown
 from recsys.tables.roles import roles
 from recsys.tables.rows import blank
+from recsys.tables.vectors import broken_vectors
 
 BECAUSE = "dropped_because"
 """Column of the written rows that says why they were dropped."""
@@ -78,6 +79,10 @@ def _own_reasons(seen: Inspection, table: str) -> list[pl.Expr]:
     if table == "items" and seen.images and seen.config.policy.image == "drop":
         broken = pl.col(ROW).is_in([one.row for one in seen.images])
         reasons.append(pl.when(broken).then(pl.lit("missing or unreadable image")))
+    if table == "items" and seen.config.policy.vectors == "drop":
+        for name in seen.config.items.vectors:
+            rows = [row for found in broken_vectors(seen, name).values() for row in found.tolist()]
+            reasons += [pl.when(pl.col(ROW).is_in(rows)).then(pl.lit(f"broken {name}"))] if rows else []
     return reasons
 
 

@@ -22,7 +22,7 @@ from recsys.recommend.facts import nameable
 from recsys.recommend.recommender import Recommender
 from recsys.recommend.settings import InferRun
 from recsys.recommend.words import Words
-from recsys.retrieval.runtime import Runtime
+from recsys.retrieval.runtime import open_onnx
 
 ROLES = {
     "items": {"text": ["title"], "category": ["category"], "vectors": ["audio", "video"]},
@@ -141,10 +141,11 @@ def test_single_requests_are_answered(folder):
     assert len(Recommender.load(folder / "runs/infer").recommend(["i00001", "i00002"])) == 10
 
 
+@pytest.mark.slow
 def test_onnx_files_of_both_models_give_the_same_scores(folder, tmp_path):
     export = [f"{folder}/infer.yaml", "--export.format=onnx", f"--output={tmp_path}/onnx"]
     assert main(["infer", "export", *export]) == 0
-    served = opened(folder, runtime=Runtime.open("onnx", tmp_path / "onnx"))
+    served = opened(folder, runtime=open_onnx(tmp_path / "onnx", int8=False))
     for one, other in zip(judged(served), judged(opened(folder)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-3)
 

@@ -94,6 +94,8 @@ class ItemBatch(Batch):
     image: Tensor | None = None  # [n, 3, P, P] uint8, for an encoder that is trained
     image_vector: Tensor | None = None  # [n, W] float32, for a frozen encoder
     image_known: Tensor | None = None  # [n] bool, False where there is no picture, or none that can be read
+    ready_vector: Tensor | None = None  # [n, W] float32, the columns of ready-made vectors side by side
+    ready_known: Tensor | None = None  # [n, S] bool, False where a column holds none, or a broken one
     category: Tensor | None = None  # [n, C, V] int64 codes, 0 is padding or missing
     number: Tensor | None = None  # [n, M] float32, scaled; NaN is missing
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from recsys.data.ready import fit_widths
 from recsys.errors import InputError
 from recsys.shards import write_atomic
 from recsys.tables import DataConfig, Tables
@@ -23,6 +24,8 @@ class Codes:
     item_ids: list[int] | list[str] = field(default_factory=list)
     item_category: dict[str, list[str]] = field(default_factory=dict)
     item_number: dict[str, list[float]] = field(default_factory=dict)
+    item_vectors: dict[str, int] = field(default_factory=dict)
+    """Widths of the columns of ready-made vectors."""
     user_category: dict[str, list[str]] = field(default_factory=dict)
     user_number: dict[str, list[float]] = field(default_factory=dict)
     user_bands: dict[str, list[float]] = field(default_factory=dict)
@@ -76,6 +79,7 @@ def fit_codes(tables: Tables, config: DataConfig) -> Codes:
         item_ids=tables.items[items.id].to_list(),
         item_category={name: _values(split_cells(tables.items, name, items.separators)) for name in items.category},
         item_number={name: scale(tables.items[name]) for name in items.number},
+        item_vectors=fit_widths(tables.items, items.vectors),
         user_category={name: user_values(name) for name in users.category},
         user_number={name: scale(tables.users[name]) for name in users.number},
         user_bands=bands,
@@ -106,6 +110,7 @@ def check_columns(codes: Codes, config: DataConfig) -> None:
     sections = {
         "items.category": (config.items.category, codes.item_category),
         "items.number": (config.items.numbers(codes.event), codes.item_number),
+        "items.vectors": (config.items.vectors, codes.item_vectors),
         "users.category": (config.users.category, codes.user_category),
         "users.number": (config.users.number, codes.user_number),
         "interactions.context": (roles.context, codes.context),

@@ -13,7 +13,9 @@ from recsys.data.notes import Notes
 from recsys.data.pasts import Past, Searches
 from recsys.data.prepare import Prepared
 from recsys.data.query_images import read_query_images, worded
+from recsys.data.ready import read_ready
 from recsys.data.split import TEST
+from recsys.tables.config import SOURCES
 
 ReadTexts = Callable[..., TextBatch]
 """Rows of a table, and perhaps what drops tokens (`TokenCache.batch`) -> their texts."""
@@ -54,9 +56,9 @@ class NoteReader:
     """Of the latest ones of an item, at most."""
 
 
-HIDEABLE = ("text", "image", "profile", "context", "history", "reviews", "ads")
-"""Sources that a data set can be read without; `text` and `image` are those of the items: a query's own words and
-picture are the question."""
+HIDEABLE = SOURCES
+"""Sources that a data set can be read without, beside the columns of `items.vectors`, each by its name; `text` and
+`image` are those of the items: a query's own words and picture are the question."""
 
 
 class Features:
@@ -86,6 +88,7 @@ class Features:
         rows = rows % len(catalogue)
         return ItemBatch(
             **({} if self.images is None or "image" in self.hidden else self.images.read(rows, moved)),
+            **read_ready(catalogue.vectors, rows, self.hidden),
             index=torch.from_numpy(catalogue.index[rows]),
             text=tokens,
             text_vector=vectors,

@@ -6,7 +6,7 @@ Row n of a table is index n everywhere after this file; ids come back only when 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from recsys.data.filters import Filters
 from recsys.data.histories import Histories, numbered, open_histories, order_column
 from recsys.data.neighbours import USERS, ByCategory, ByNumber, Likeness, Neighbours, event_values
 from recsys.data.notes import Notes, note_scales, read_notes
+from recsys.data.ready import ReadyVectors, ready_vectors
 from recsys.data.split import SECOND, TRAIN, VALID, stage_of
 from recsys.data.text import join_columns
 from recsys.shards import one_at_a_time
@@ -54,6 +55,8 @@ class Catalogue:
     texts: list[str]
     category: np.ndarray  # [N, C, V] int64
     number: np.ndarray  # [N, M] float32, NaN is missing
+    vectors: dict[str, ReadyVectors] = field(default_factory=dict)
+    """By column, those that were made elsewhere."""
     stage: np.ndarray | None = None  # [N] int8 of an item-side split, None where all items are known
 
     def __len__(self) -> int:
@@ -208,7 +211,7 @@ def _digest(tables: Tables, config: DataConfig, names: list[str]) -> Any:
     roles = asdict(config)
     for ignored in ("root", "tables", "cache", "history", "policy"):
         roles.pop(ignored)
-    for name in ("popularity", "events", "neighbours"):
+    for name in ("popularity", "events", "neighbours", "vectors"):
         if not roles["items"][name]:
             roles["items"].pop(name)
     for table, name in _FILTERS:  # a data set without filters has the hash that it always had
@@ -284,6 +287,7 @@ def _catalogue(items: pl.DataFrame, config: DataConfig, codes: Codes) -> Catalog
         texts=join_columns(items, roles.text),
         category=category_codes(items, codes.item_category, roles.separators),
         number=scaled_numbers(items, codes.item_number),
+        vectors=ready_vectors(items, codes.item_vectors),
         stage=None if held is None else items.select(stage_of(held)).to_series().to_numpy(),
     )
 

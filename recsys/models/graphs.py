@@ -153,6 +153,7 @@ def item_inputs(model: Retriever) -> dict[str, Input]:
         found["text_vector"] = Input(shape=("items", model.text.width))
     if tower.image is not None and model.image is not None:
         found |= _pictures(model.image.width)
+    found |= _ready(sizes.item_vectors)
     if tower.category is not None:
         found["category"] = _codes(sizes.item_category, "items", "values")
     if tower.number is not None:
@@ -176,6 +177,7 @@ def list_inputs(model: Pruner, joint: JointEncoder) -> dict[str, Input]:
         found["items.text_vector"] = Input(shape=("items", model.text.width))
     if joint.picture is not None and model.image is not None:
         found |= {f"items.{name}": one for name, one in _pictures(model.image.width).items()}
+    found |= {f"items.{name}": one for name, one in _ready(sizes.item_vectors).items()}
     if joint.category is not None:
         found["items.category"] = _codes(sizes.item_category, "items", "values")
     if joint.number is not None:
@@ -219,6 +221,14 @@ def _note_inputs(model: Pruner, name: str, numbers: int) -> dict[str, Input]:
 
 def _pictures(width: int) -> dict[str, Input]:
     return {"image_vector": Input(shape=("items", width)), "image_known": Input(shape=("items",), kind="flag")}
+
+
+def _ready(widths: list[int]) -> dict[str, Input]:
+    """Vectors that were made elsewhere, where there are some."""
+    if not widths:
+        return {}
+    known = Input(shape=("items", len(widths)), kind="flag")
+    return {"ready_vector": Input(shape=("items", sum(widths))), "ready_known": known}
 
 
 def _codes(sizes: list[int], rows: str, values: str) -> Input:

@@ -60,9 +60,11 @@ class JointEncoder(nn.Module):
     def __init__(self, config: JointConfig, sizes: Sizes) -> None:
         super().__init__()
         width, text_width = config.width, config.text_width
-        self.hide = config.hide
+        self.hide, self.ready_widths = config.hide, sizes.item_vectors
         self.words = _projection(text_width, width) if text_width else None
         self.picture = _projection(config.image_width, width) if config.image_width else None
+        ready = {f"vectors{at}": wide for at, wide in enumerate(sizes.item_vectors)}
+        self.ready = nn.ModuleDict({name: _projection(wide, width) for name, wide in ready.items()})
         self.item = _projection(config.vector_width, width) if config.vector_width else None
         self.user = _projection(config.vector_width, width) if config.vector_width else None
         self.evidence = nn.Linear(config.evidence, width)
@@ -83,18 +85,17 @@ class JointEncoder(nn.Module):
         self.recency = nn.Embedding(config.history, width)
         for table in (self.kind, self.recency, *([self.event] if self.event else [])):
             nn.init.normal_(table.weight, std=0.02)
-        there = {"text": self.words, "image": self.picture}
+        there = {"text": self.words, "image": self.picture, **self.ready}
         self.missing = nn.ParameterDict(
             {name: torch.randn(width) * 0.02 for name, part in there.items() if part is not None}
         )
-        columns = [part for part in (self.words, self.picture, self.category, self.number) if part is not None]
+        told = {**there, "category": self.category, "number": self.number}
+        likes = [name for name, part in told.items() if part is not None]
         vectors = [part for part in (self.item, self.match) if part is not None]
-        if not columns and self.item is None:
+        if not likes and self.item is None:
             raise InputError(
                 "The pruner would know nothing of an item; give it texts, pictures, columns or candidates."
             )
-        told = {"text": self.words, "image": self.picture, "category": self.category, "number": self.number}
-        likes = [name for name, part in told.items() if part is not None]
         if config.matches and not likes:
             raise InputError("model.matches multiplies sources of items; give them texts, pictures or columns.")
         self.sought = Sought(sizes.event + 1) if config.searches and self.words is not None else None
@@ -102,7 +103,7 @@ class JointEncoder(nn.Module):
         sides += ["search"] if self.sought is not None else []
         self.latest = nn.ModuleList(nn.Linear(width, width) for _ in range(sizes.event + 1) if config.matches)
         self.matches = nn.ModuleDict({name: nn.Linear(width, width) for name in [*likes, *sides] if config.matches})
-        count = 1 + len(vectors) + len(columns) + len(self.notes) + len(self.matches)
+        count = 1 + len(vectors) + len(likes) + len(self.notes) + len(self.matches)
         self.fusion = make_fusion(config.fusion, count, width)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(width, config.heads, config.dropout) for _ in range(config.layers))
@@ -150,7 +151,7 @@ class JointEncoder(nn.Module):
         return replace(batch, users=users, reviews=reviews, ads=ads, neighbours=alike)
 
     def _hidden(self, batch: PrunerBatch) -> dict[str, Tensor]:
-        """[B, 1, 1] bool, drawn anew: from which requests words or pictures are hidden; empty but in training."""
+        """[B, 1, 1] bool, drawn anew: from which requests each of these sources is hidden; empty but in training."""
         if not (self.training and self.hide):
             return {}
         return {name: torch.rand(batch.rows, 1, 1, device=batch.candidate.device) < self.hide for name in self.missing}
@@ -161,6 +162,7 @@ class JointEncoder(nn.Module):
         told: dict[str, tuple[Any, Tensor | None, Tensor | None]] = {
             "text": (self.words, batch.text_vector, batch.text_known),
             "image": (self.picture, batch.image_vector, batch.image_known),
+            **self._ready(batch),
         }
         for name, missing in self.missing.items():
             part, values, known = told[name]
@@ -171,6 +173,14 @@ class JointEncoder(nn.Module):
         if self.number is not None and batch.number is not None:
             found["number"] = self.number(batch.number)
         return found
+
+    def _ready(self, batch: ItemBatch) -> dict[str, tuple[Any, Tensor | None, Tensor | None]]:
+        """Of each column of ready-made vectors its projection, its values [n, W] and which are known, [n]."""
+        values, known = batch.ready_vector, batch.ready_known
+        if values is None or known is None:
+            return {name: (part, None, None) for name, part in self.ready.items()}
+        columns = zip(self.ready.items(), values.split(self.ready_widths, dim=1), known.unbind(1), strict=True)
+        return {name: (part, own, there) for (name, part), own, there in columns}
 
     def _sources(
         self, batch: PrunerBatch, items: dict[str, Tensor], hidden: dict[str, Tensor], evidence: Tensor

@@ -16,6 +16,7 @@ from recsys.models.fields import Categories, Numbers, absent, contribution, wide
 from recsys.models.history import HistoryEncoder, HistoryEncoderConfig
 from recsys.models.image import ImageEncoder
 from recsys.models.queries import mean_of_known
+from recsys.models.ready import ReadyMade, shown_in_turn
 from recsys.models.text import TextEncoder
 
 LARGEST_SCALE = 100.0
@@ -36,8 +37,9 @@ class RetrieverConfig:
     image: ImageConfig | None = None
     """Image encoder of items, where data.items.image names a column, and of queries (shared) by data.queries.image."""
     hide: float = 0.0
-    """Share of a training batch's items with a picture whose words are hidden, of those whose picture is (never both),
-    of the users whose profile is and of those whose moment is: none is leant on alone, and what is missing is known."""
+    """Share of a training batch's items whose words are hidden, of those whose picture is, and of those whose vector is
+    of each column of data.items.vectors (never all of these that an item has), of the users whose profile is and of
+    those whose moment is: none is leant on alone, and what is missing is known."""
     width: int | None = None
     """Width of the vectors; null: the text encoder's own, without a projection."""
     id_vector: bool = True
@@ -80,6 +82,8 @@ class Sizes:
     item_columns: list[str] = field(default_factory=list)
     """Names of those columns; empty where nobody asks for one by its name."""
     item_number: int = 0
+    item_vectors: list[int] = field(default_factory=list)
+    """Widths of the columns of ready-made vectors."""
     user_category: list[int] = field(default_factory=list)
     user_number: int = 0
     context: list[int] = field(default_factory=list)
@@ -202,16 +206,19 @@ class Retriever(nn.Module):
 
 
 class ItemTower(nn.Module):
-    """Text, picture, categories, numbers and an optional learnt id vector, summed in the model's width and normalised.
+    """Text, picture, categories, numbers, an optional learnt id vector and ready-made vectors, summed in the model's
+    width and normalised.
 
-    A picture that is missing is a learnt vector; so are words where a batch has none, or they are hidden in training.
+    A picture or vector that is missing is a learnt one; so are words where a batch has none, or they are hidden in
+    training.
     """
 
     def __init__(
         self, config: RetrieverConfig, sizes: Sizes, width: int, text_width: int, image_width: int = 0
     ) -> None:
         super().__init__()
-        others = config.id_vector or bool(sizes.item_category) or bool(sizes.item_number) or bool(image_width)
+        columns = sizes.item_category or sizes.item_number or sizes.item_vectors
+        others = config.id_vector or bool(columns) or bool(image_width)
         if not text_width and not others:
             raise InputError("Nothing describes an item: set model.text, model.id_vector: true, or category columns.")
         self.width, self.text_only, self.reads_text = width, not others, bool(text_width)
@@ -220,15 +227,16 @@ class ItemTower(nn.Module):
         self.text = None if plain else nn.Linear(text_width, width)
         self.image = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, width)) if image_width else None
         self.no_image = nn.Parameter(torch.zeros(width)) if image_width else None
-        self.hide = config.hide if image_width and text_width else 0.0
+        self.hide = config.hide if bool(text_width) + bool(image_width) + len(sizes.item_vectors) > 1 else 0.0
         self.no_text = nn.Parameter(torch.zeros(width)) if text_width and others else None
         self.category = Categories(sizes.item_category, width) if sizes.item_category else None
         self.number = Numbers(sizes.item_number, width) if sizes.item_number else None
         self.id = _id_vectors(sizes.items, width) if config.id_vector else None
+        self.ready = ReadyMade(sizes.item_vectors, width, config.dropout) if sizes.item_vectors else None
         self.dropout = Dropout(config.dropout if others else 0.0)
         self.norm = nn.LayerNorm(width) if others else nn.Identity()
         told = (text_width, image_width, sizes.item_category, sizes.item_number, config.id_vector)
-        self.sources = sum(map(bool, told))
+        self.sources = sum(map(bool, told)) + len(sizes.item_vectors)
 
     def project_text(self, text: Tensor) -> Tensor:
         """[q, W] text states -> [q, D]."""
@@ -242,28 +250,36 @@ class ItemTower(nn.Module):
 
     def sources_of(self, batch: ItemBatch, text: Tensor | None, image: Tensor | None = None) -> Tensor:
         """[n, S, D] state of each source; `text` and `image` [n, W] are the states of the items' words and pictures."""
-        seen = None if image is None else batch.image_known
-        words, picture = self._shown(seen, len(batch.index), batch.index.device)
-        if batch.text_known is not None:
-            words = batch.text_known[:, None] if words is None else words & batch.text_known[:, None]
+        words, picture, ready = self._shown(batch, text, image)
         found = [self._words(text, words)] if self.reads_text else []
         found += [self._picture(image, picture)] if self.image is not None else []
         found += [self.dropout(contribution(self.category, batch.category))] if self.category is not None else []
         found += [contribution(self.number, batch.number)] if self.number is not None else []
         if self.id is not None:
             found.append(ID_GAIN * self.id(torch.where(batch.index < 0, self.id.num_embeddings - 1, batch.index)))
+        found += self.ready(batch.ready_vector, ready) if self.ready is not None else []
         return torch.stack([widened(one).expand(len(batch.index), self.width) for one in found], dim=1)
 
     def forward(self, sources: Tensor) -> Tensor:
         """[n, S, D] -> [n, D]."""
         return self.norm(sources.sum(1))
 
-    def _shown(self, seen: Tensor | None, rows: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        """[n, 1] bool each, of whose words and whose picture something is told; None: of all, and of none."""
-        if seen is None or not (self.training and self.hide):
-            return None, None if seen is None else seen[:, None]
-        draw, there = torch.rand(rows, 1, device=device), seen[:, None]
-        return ~there | (draw >= self.hide), there & (draw < 1 - self.hide)
+    def _shown(
+        self, batch: ItemBatch, text: Tensor | None, image: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """[n, 1], [n, 1] and [n, S] bool, of whose words, picture and ready-made vectors something is told; None: of
+        all that have words, and of no picture or vector.
+        """
+        words, picture = batch.text_known, None if image is None else batch.image_known
+        ready = None if self.ready is None or batch.ready_vector is None else batch.ready_known
+        if self.training and self.hide:
+            nothing = torch.zeros_like(batch.index, dtype=torch.bool)
+            told = nothing if text is None else ~nothing if words is None else words
+            vectors = [] if ready is None else ready.unbind(1)
+            there = torch.stack([told, nothing if picture is None else picture, *vectors], dim=1)
+            shown = shown_in_turn(there, self.hide)
+            words, picture, ready = shown[:, 0], shown[:, 1], None if ready is None else shown[:, 2:]
+        return None if words is None else words[:, None], None if picture is None else picture[:, None], ready
 
     def _words(self, text: Tensor | None, shown: Tensor | None) -> Tensor:
         if text is None:

@@ -323,7 +323,7 @@ def read_sources(cascade: Cascade) -> list[str]:
         "history": data.histories is not None,
         **{name: cascade.pruner is not None and name in cascade.pruner.features.notes for name in ("reviews", "ads")},
     }  # fmt: skip
-    return [name for name in HIDEABLE if there[name]]
+    return [*(name for name in HIDEABLE if there[name]), *data.codes.item_vectors]
 
 
 def _about(features: Features, words: TextReader | None, data: Prepared, text: str | None) -> Features:

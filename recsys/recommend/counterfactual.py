@@ -284,8 +284,9 @@ class Counterfactuals:
     def _item_batch(
         self, features: Features, reader: TextReader | None, rows: np.ndarray, gone: Sequence[Gone]
     ) -> ItemBatch:
-        sizes = [len(values) for values in self.cascade.data.codes.item_category.values()]
-        batch = items_without(features.items(rows), gone, sizes)
+        codes = self.cascade.data.codes
+        sizes = [len(values) for values in codes.item_category.values()]
+        batch = items_without(features.items(rows), gone, sizes, list(codes.item_vectors))
         hidden = self.cascade.retriever.model.items.no_text is None  # words are all that there is
         changed = [
             row for row, one in enumerate(gone) if numbers_of(one, "word") or (hidden and hides(one, "text"))

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.batch import ItemBatch, UserBatch
-from recsys.data.features import HIDEABLE
 from recsys.data.pasts import Past
 
 Kind = Literal["history", "query", "word", "field", "profile", "context", "source"]
@@ -33,17 +32,19 @@ class Unit:
     kind: Kind
     at: int
     """history: row of the items table, or -2 - row of the query that was searched; query, word: number of the word;
-    field, profile, context: number of the column, categories first; source: number in `HIDEABLE`."""
+    field, profile, context: number of the column, categories first; source: nothing."""
+    name: str = ""
+    """Of a source."""
 
     @property
     def of_request(self) -> bool:
         """Whether it belongs to the user's side; else to the item's."""
-        return self.kind in _OF_REQUEST or (self.kind == "source" and HIDEABLE[self.at] in _OF_REQUEST)
+        return self.kind in _OF_REQUEST or (self.kind == "source" and self.name in _OF_REQUEST)
 
     @classmethod
     def source(cls, name: str) -> "Unit":
         """A whole source by its name."""
-        return cls("source", HIDEABLE.index(name))
+        return cls("source", 0, name)
 
 
 Gone = frozenset[Unit]
@@ -147,22 +148,28 @@ def _context_without(context: Tensor, gone: Sequence[Gone], lengths: Sequence[in
     return context
 
 
-def items_without(batch: ItemBatch, gone: Sequence[Gone], sizes: Sequence[int]) -> ItemBatch:
-    """Items without some columns, picture or words as a whole; single words are the affair of who reads texts.
+def items_without(
+    batch: ItemBatch, gone: Sequence[Gone], sizes: Sequence[int], vectors: Sequence[str] = ()
+) -> ItemBatch:
+    """Items without some columns, picture, words or ready-made vectors as a whole; single words are the affair of who
+    reads texts.
 
     Args:
         batch: n items.
         gone: what is taken from each.
         sizes: values of each category column.
+        vectors: names of the columns of ready-made vectors.
     """
     columns = [(row, at) for row, one in enumerate(gone) for at in numbers_of(one, "field")]
     category, number = _columns_without(batch.category, batch.number, columns, sizes)
     seen = ~torch.tensor([hides(one, "image") for one in gone])
     told = ~torch.tensor([hides(one, "text") for one in gone])
-    pictures = batch.image_known
+    pictures, ready = batch.image_known, batch.ready_known
+    if ready is not None:
+        ready = ready & ~torch.tensor([[hides(one, name) for name in vectors] for one in gone], dtype=torch.bool)
     return replace(
         batch, category=category, number=number, image_known=None if pictures is None else pictures & seen,
-        text_known=None if batch.text_vector is None else told,
+        text_known=None if batch.text_vector is None else told, ready_known=ready,
     )  # fmt: skip
 
 

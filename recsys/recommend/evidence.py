@@ -13,7 +13,6 @@ import numpy as np
 import polars as pl
 import torch
 
-from recsys.data.features import HIDEABLE
 from recsys.data.requests import Requests
 from recsys.data.text import join_columns
 from recsys.recommend.cascade import Cascade, read_sources
@@ -216,7 +215,7 @@ class Explainer:
                 code = int(without.pasts[request].next_context[-1][unit.at])
                 return Evidence(kind="context", name=name, value=values[code - 1], worth=worth)
             case "source":
-                return Evidence(kind="source", name=HIDEABLE[unit.at], value="", worth=worth)
+                return Evidence(kind="source", name=unit.name, value="", worth=worth)
 
     def _event(self, without: Counterfactuals, request: int, item: int) -> str:
         past, roles = without.pasts[request], self.cascade.config.interactions

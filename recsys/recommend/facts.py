@@ -6,6 +6,7 @@ from typing import Literal
 
 from recsys.recommend.evidence import LEAST, Catalogue, Evidence
 from recsys.recommend.words import says_little
+from recsys.tables.config import SOURCES
 
 Language = Literal["en", "zh"]
 
@@ -61,9 +62,16 @@ def facts_of(
 def nameable(evidence: Sequence[Evidence], personal: Mapping[str, object]) -> list[Evidence]:
     """The tested pieces that may be named, best first: pieces before whole sources that they are part of."""
     tested = [one for one in evidence if one.worth > LEAST and one.name not in personal]
-    pieces = [one for one in tested if (one.kind in PIECES and not _says_little(one)) or _is(one, _SIGHT)]
+    pieces = [
+        one for one in tested if (one.kind in PIECES and not _says_little(one)) or _is(one, _SIGHT) or is_ready(one)
+    ]
     whole = [one for one in tested if _is(one, _WHOLE)]
     return sorted(pieces, key=lambda one: -one.worth) + sorted(whole, key=lambda one: -one.worth)
+
+
+def is_ready(one: Evidence) -> bool:
+    """Whether this is a column of ready-made vectors, which has no pieces."""
+    return one.kind == "source" and one.name not in SOURCES
 
 
 def _says_little(one: Evidence) -> bool:

@@ -82,7 +82,7 @@ class OpenJudge:
             "profile": bool(codes.user_category or codes.user_number), "history": True,
             "reviews": "reviews" in self.data.notes, "ads": "ads" in self.data.notes,
         }  # fmt: skip
-        return [name for name in HIDEABLE if there[name]]
+        return [*(name for name in HIDEABLE if there[name]), *codes.item_vectors]
 
 
 def ablate_judged(run: Path) -> list[WithoutSource]:

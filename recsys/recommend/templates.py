@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from recsys.recommend.evidence import Evidence
-from recsys.recommend.facts import Facts
+from recsys.recommend.facts import Facts, is_ready
 
 _BOUGHT = ("purchase", "buy", "bought", "order")
 _MOST_WORDS = 3
@@ -30,6 +30,7 @@ _ENGLISH: dict[str, Callable[[Evidence], str]] = {
     "word": lambda one: f"Because of “{one.value}” in its text.",
     "context": lambda one: f"Suits the moment, {one.name}: {one.value}.",
     "image": lambda _: "Because of how it looks.",
+    "vectors": lambda one: f"Because of its {one.name}.",
     "reviews": lambda _: "Because of what its latest reviews say.",
     "ads": lambda _: "It is advertised just now.",
     "text": lambda _: "Because of its description.",
@@ -45,6 +46,7 @@ _CHINESE: dict[str, Callable[[Evidence], str]] = {
     "word": lambda one: f"因为描述里有“{one.value}”。",
     "context": lambda one: f"适合此刻：{one.value}。",
     "image": lambda _: "因为它的外观。",
+    "vectors": lambda one: f"因为它的{one.name}。",
     "reviews": lambda _: "因为它最近的评价。",
     "ads": lambda _: "它正在广告推荐。",
     "text": lambda _: "因为它的描述。",
@@ -91,6 +93,8 @@ def _shape(one: Evidence) -> str:
             return "bought"
         case "history":
             return "looked" if one.event in ("view", "click", "cart") else "chose"
+        case "source" if is_ready(one):
+            return "vectors"
         case "source":
             return "moment" if one.name == "context" else one.name
         case kind:

@@ -137,6 +137,7 @@ def check_roles(codes: Codes, config: DataConfig, folder: Path) -> None:
     roles = {
         "items.category": (codes.item_category, items.category),
         "items.number": (codes.item_number, items.numbers(codes.event)),
+        "items.vectors": (codes.item_vectors, items.vectors),
         "users.category": (codes.user_category, users.category),
         "users.number": (codes.user_number, users.number),
         "interactions.context": (codes.context, rows.context),

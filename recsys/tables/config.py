@@ -24,6 +24,8 @@ POPULARITY = "times taken"
 """Name of the number that `items.popularity` adds."""
 SHARE = "share of "
 """What the names of the numbers that `items.events` adds begin with; the event follows."""
+SOURCES = ("text", "image", "profile", "context", "history", "reviews", "ads")
+"""Names that sources are told apart by, where one is hidden or explained; `items.vectors` adds its columns' names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ class ItemsConfig:
     are numbers, else 1 for a target and 0 for another."""
     image: str | None = None
     """Column with a path below the data root, or bytes."""
+    vectors: list[str] = field(default_factory=list)
+    """Columns of vectors that were made elsewhere, of a sound or a film, say: a list of numbers in each cell, all of
+    one length in a column. Each column is a source of its own; an empty cell is a missing one."""
     separators: dict[str, str] = field(default_factory=dict)
     """Category columns whose cells hold several values, with the string between them, e.g. {genres: ", "}."""
     stock: str | None = None
@@ -77,6 +82,11 @@ class ItemsConfig:
             if name not in (known := ["users", *self.category, *self.number]):
                 there = f"it is for users and columns of items.category and items.number.{nearest(name, known)}"
                 raise InputError(f"data.items.neighbours names {name!r}; {there}")
+        for name in self.vectors:
+            if name in (*SOURCES, "nothing") or self.vectors.count(name) > 1:
+                raise InputError(
+                    f"data.items.vectors names {name!r}, and another source is called so; rename the column."
+                )
         for name in self.separators:
             if name not in self.category:
                 known = f"it is for columns of items.category.{nearest(name, self.category)}"
@@ -254,6 +264,9 @@ class PolicyConfig:
     """A row that names an unknown item or user."""
     image: Policy = "keep"
     """A missing or unreadable image; keep: the item or query stays, its image becomes missing."""
+    vectors: Policy = "keep"
+    """A vector of another length than most of its column, or with a NaN or an infinite number; keep: the item stays,
+    the vector becomes missing."""
     text: Policy = "keep"
     """An item without any text; a query without words and without a picture that can be read."""
 

@@ -15,6 +15,7 @@ import polars as pl
 
 from recsys.errors import InputError, nearest
 from recsys.tables.config import TABLES
+from recsys.tables.vectors import VECTOR, holds_vectors
 
 Reading = Literal["number", "order"]
 
@@ -189,8 +190,12 @@ def are_integers(frame: pl.LazyFrame, column: str) -> bool:
     return bool(frame.select(plain).collect(engine="streaming").item())
 
 
-def as_plain(frame: pl.LazyFrame, ids: Iterable[str], words: Iterable[str], pictures: Iterable[str]) -> pl.LazyFrame:
-    """`frame` with categorical ids and all words (events, splits) as strings, Hugging Face's {bytes, path} as bytes."""
+def as_plain(
+    frame: pl.LazyFrame, ids: Iterable[str], words: Iterable[str], pictures: Iterable[str], vectors: Iterable[str]
+) -> pl.LazyFrame:
+    """`frame` with categorical ids and all words (events, splits) as strings, Hugging Face's {bytes, path} as bytes,
+    and lists of numbers of any type as `VECTOR`.
+    """
     schema = frame.collect_schema()
     as_text = [name for name in ids if isinstance(schema.get(name), pl.Categorical | pl.Enum)]
     as_text += [name for name in words if name in schema and not schema[name].is_nested() and schema[name] != pl.String]
@@ -199,4 +204,5 @@ def as_plain(frame: pl.LazyFrame, ids: Iterable[str], words: Iterable[str], pict
         dtype = schema.get(name)
         if isinstance(dtype, pl.Struct) and "bytes" in [field.name for field in dtype.fields]:
             changes.append(pl.col(name).struct.field("bytes").alias(name))
+    changes += [pl.col(name).cast(VECTOR) for name in vectors if holds_vectors(schema.get(name))]
     return frame.with_columns(changes)

@@ -14,6 +14,7 @@ from recsys.tables.links import duplicate_faults, event_faults, leak_faults, lin
 from recsys.tables.read import open_tables
 from recsys.tables.roles import Role, image_column, missing_columns, roles
 from recsys.tables.rows import row_faults
+from recsys.tables.vectors import VECTOR, vector_faults
 
 _EXPECTED = {
     "key": "integers or strings",
@@ -23,6 +24,7 @@ _EXPECTED = {
     "number": "numbers",
     "order": "numbers, dates or datetimes",
     "image": "paths or bytes",
+    "vector": "lists of numbers",
     "event": "words",
     "split": "words",
     "grade": "numbers",
@@ -35,9 +37,9 @@ def inspect(config: DataConfig, show_ids: bool = False) -> Inspection:
     kind = "missing or unreadable table"
     faults = tuple(Fault(table=table, kind=kind, message=said) for table, said in problems.items())
     seen = Inspection(config=config, frames={}, faults=faults, show_ids=show_ids)
-    if not config.items.text and not config.items.image:
-        remedy = "Set data.items.text to the columns that say what an item is, or data.items.image."
-        message = "neither a text column nor pictures are named"
+    if not config.items.text and not config.items.image and not config.items.vectors:
+        remedy = "Set data.items.text to the columns that say what an item is, or data.items.image or vectors."
+        message = "neither a text column nor pictures or vectors are named"
         seen = add(seen, [Fault(table="items", kind="no text column", message=message, remedy=remedy)])
     seen = add(seen, _lonely_tables(config, set(frames)))
     for table, frame in frames.items():  # items and users before what names them
@@ -69,6 +71,7 @@ def _look_at(seen: Inspection, table: str, frame: pl.LazyFrame) -> Inspection:
 
 
 _OWN: dict[str, tuple[Callable[[Inspection, str], Iterable[Fault]], ...]] = {
+    "items": (vector_faults,),
     "interactions": (event_faults, duplicate_faults, leak_faults),
     "queries": (scale_faults,),
     "reviews": (scale_faults,),
@@ -103,6 +106,8 @@ def _fits(config: DataConfig, role: Role, dtype: pl.DataType) -> bool:
             return dtype.is_numeric() or isinstance(dtype, pl.Date | pl.Datetime)
         case "image":
             return isinstance(dtype, pl.String | pl.Binary)
+        case "vector":
+            return dtype == VECTOR
         case "category":
             flat = dtype.inner if isinstance(dtype, pl.List) else dtype
             cut = role.column in config.items.separators and role.setting == "items.category"
@@ -117,7 +122,10 @@ def _is_plain(dtype: pl.DataType) -> bool:
 
 def _type_fault(seen: Inspection, table: str, role: Role, dtype: pl.DataType) -> Fault:
     message = f"{dtype} where {_EXPECTED[role.kind]} are expected (data.{role.setting})"
-    fault = Fault(table=table, column=role.column, kind="wrong type", message=message, remedy="Convert the column.")
+    remedy = "Convert the column."
+    if role.kind == "vector":
+        remedy = "Write the table as Parquet, with a list of numbers in each cell, or name another column."
+    fault = Fault(table=table, column=role.column, kind="wrong type", message=message, remedy=remedy)
     if dtype != pl.String or role.kind not in ("number", "grade", "order"):
         return fault
     count, bad = misfits(seen.frames[table], role.column, "order" if role.kind == "order" else "number")

@@ -13,6 +13,7 @@ from recsys.tables.faults import ROW, Inspection
 from recsys.tables.links import key_column, mark_unknown
 from recsys.tables.roles import image_column, roles
 from recsys.tables.rows import blank, empty_query
+from recsys.tables.vectors import broken_vectors
 
 BECAUSE = "dropped_because"
 """Column of the written rows that says why they were dropped."""
@@ -79,6 +80,10 @@ def _own_reasons(seen: Inspection, table: str) -> list[pl.Expr]:
         reasons.append(pl.when(empty).then(pl.lit("empty text")))
     if seen.images.get(table) and seen.config.policy.image == "drop":
         reasons.append(pl.when(broken).then(pl.lit("missing or unreadable image")))
+    if table == "items" and seen.config.policy.vectors == "drop":
+        for name in seen.config.items.vectors:
+            rows = [row for found in broken_vectors(seen, name).values() for row in found.tolist()]
+            reasons += [pl.when(pl.col(ROW).is_in(rows)).then(pl.lit(f"broken {name}"))] if rows else []
     return reasons
 
 

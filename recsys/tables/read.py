@@ -72,7 +72,8 @@ def _with_types(config: DataConfig, table: str, source: Source) -> Source:
     def columns(*kinds: RoleKind) -> list[str]:
         return [role.column for role in known if role.kind in kinds]
 
-    frame = as_plain(source.frame, columns("key", "link"), columns("event", "split"), columns("image"))
+    words, pictures, vectors = columns("event", "split"), columns("image"), columns("vector")
+    frame = as_plain(source.frame, columns("key", "link"), words, pictures, vectors)
     ways: dict[str, Reading] = {name: "order" for name in columns("order") if schema[name] == pl.String}
     if not source.typed:
         ways |= {name: "number" for name in columns("number", "grade") if name not in ways}

@@ -8,7 +8,7 @@ import polars as pl
 from recsys.errors import nearest
 from recsys.tables.config import AdsConfig, DataConfig, InteractionsConfig, QueriesConfig, ReviewsConfig, SplitConfig
 
-RoleKind = Literal["key", "link", "text", "category", "number", "order", "image", "event", "split", "grade"]
+RoleKind = Literal["key", "link", "text", "category", "number", "order", "image", "vector", "event", "split", "grade"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def _item_roles(config: DataConfig) -> list[Role]:
     found = [Role(items.id, "key", "items", setting="items.id"), *_many(items.text, "text", "items")]
     found += [*_many(items.category, "category", "items"), *_many(items.number, "number", "items")]
     found += [Role(items.image, "image", setting="items.image")] if items.image else []
+    found += [Role(name, "vector", setting="items.vectors") for name in items.vectors]
     found += [Role(config.split.items, "split", setting="split.items")] if config.split.items else []
     limits = _filters("items", region=items.region, stock=items.stock, age_limit=items.age_limit)
     return found + limits + _matched(config)

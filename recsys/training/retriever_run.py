@@ -322,7 +322,7 @@ def sizes(data: Prepared, vocab: int) -> Sizes:
     return Sizes(
         items=len(codes.item_ids),
         item_category=[len(values) for values in codes.item_category.values()], item_columns=list(codes.item_category),
-        item_number=len(codes.item_number),
+        item_number=len(codes.item_number), item_vectors=list(codes.item_vectors.values()),
         user_category=[len(values) for values in codes.user_category.values()], user_number=len(codes.user_number),
         context=[len(values) for values in codes.context.values()], turns=turns(codes), event=len(codes.event),
         vocab=vocab, neighbours=0 if data.neighbours is None else columns(len(data.neighbours.ways)),

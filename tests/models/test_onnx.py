@@ -24,7 +24,7 @@ from recsys.models.towers import Retriever, RetrieverConfig, Sizes
 WORDS = TextConfig(model="config:", mode="full", width=128, layers=1, heads=2, max_tokens=24)
 SIZES = Sizes(
     items=20, item_category=[4, 6], item_columns=["kind", "brand"], item_number=2, user_category=[3, 2], user_number=1,
-    context=[5], turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0, neighbours=4,
+    context=[5], turns=[[0, 0.2, 0.4, 0.6, 0.8]], event=2, reviews=1, ads=0, neighbours=4, item_vectors=[3, 5],
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def item_batch(rows: int, values: int = 2) -> ItemBatch:
         index=torch.randint(-1, 20, (rows,), generator=draw), text_vector=torch.randn(rows, 128, generator=draw),
         image_vector=torch.randn(rows, 16, generator=draw),
         image_known=torch.rand(rows, generator=draw) < 0.5,
+        ready_vector=torch.randn(rows, 8, generator=draw), ready_known=torch.rand(rows, 2, generator=draw) < 0.5,
         category=torch.randint(0, 5, (rows, 2, values), generator=draw),
         number=number.masked_fill(number > 1, torch.nan),
     )  # fmt: skip
@@ -138,6 +139,8 @@ def test_an_item_tower_of_every_source_gives_the_same_vectors(tmp_path):
         text=WORDS, image=ImageConfig(model="config:", mode="full"), width=16, dynamic=DynamicConfig(width=8)
     )
     model = Retriever(config, SIZES, words(), pictures()).eval()
+    for missing in model.items.ready.missing:
+        nn.init.normal_(missing)
     session = written(ItemGraph(model), tmp_path)
     assert difference(ItemGraph(model), session) < 1e-5
     for batch in (item_batch(1), item_batch(30, values=4), item_batch(2, values=1)):

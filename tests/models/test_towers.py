@@ -311,8 +311,9 @@ def test_every_weight_has_a_gradient_whether_pictures_are_there_or_not(known: li
 def test_words_and_pictures_are_hidden_from_training_in_turn_and_never_both() -> None:
     model = seeing(Sizes(items=ITEMS), hide=0.4, id_vector=False, history=HISTORY)
     tower, rows = model.items.train(), 4000
-    there = torch.arange(rows) % 2 == 0
-    words, picture = tower._shown(there, rows, there.device)
+    there, states = torch.arange(rows) % 2 == 0, torch.zeros(rows, WIDTH)
+    batch = ItemBatch(index=torch.arange(rows), image_known=there)
+    words, picture, _ = tower._shown(batch, states, states)
     assert words is not None
     assert picture is not None
     assert (words | picture).all()
@@ -320,7 +321,7 @@ def test_words_and_pictures_are_hidden_from_training_in_turn_and_never_both() ->
     assert not picture[~there].any()
     assert float((~words[there]).float().mean()) == pytest.approx(0.4, abs=0.03)
     assert float((~picture[there]).float().mean()) == pytest.approx(0.4, abs=0.03)
-    assert tower.eval()._shown(there, rows, there.device)[0] is None
+    assert tower.eval()._shown(batch, states, states)[0] is None
 
 
 def test_an_item_may_be_a_picture_alone_and_a_query_words() -> None:

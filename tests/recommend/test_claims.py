@@ -99,6 +99,7 @@ EVIDENCE = [
     (piece("field", "brand", "Norvik"), "Because of its brand: Norvik."),
     (piece("context", "page", "home"), "Suits the moment, page: home."),
     (piece("source", "image", ""), "Because of how it looks."),
+    (piece("source", "audio", ""), "Because of its audio."),
     (piece("source", "reviews", ""), "Because of what its latest reviews say."),
     (piece("source", "ads", ""), "It is advertised just now."),
     (piece("source", "text", ""), "Because of its description."),

@@ -245,8 +245,8 @@ def test_one_bad_cell_of_a_csv_is_found_by_its_row(tmp_path: Path) -> None:
 def test_no_text_column_is_a_fault(tmp_path: Path) -> None:
     config = replace(save(tmp_path, sound()), items=ItemsConfig())
     assert only(validate(config).errors).line() == (
-        "items: neither a text column nor pictures are named. Set data.items.text to the columns that say what an item "
-        "is, or data.items.image."
+        "items: neither a text column nor pictures or vectors are named. Set data.items.text to the columns that say "
+        "what an item is, or data.items.image or vectors."
     )
 
 
